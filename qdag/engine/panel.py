@@ -1,0 +1,108 @@
+"""The panel: a dense block, instruments x sessions, one array per series."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qdag.errors import PanelError, unknown
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series of many instruments on the same sessions.
+
+    Parameters
+    ----------
+    instruments : sequence of str, length I, unique
+    sessions : array of datetime64[D], shape (S,), strictly increasing
+    fields : mapping name (without ``$``) -> float32 or float64 array, shape (I, S), C order.
+        NaN means no value: a suspended session, or a row outside the listing.
+    first : int64 array, shape (I,), optional
+        Position of each instrument's listing: rows before it do not exist for rolling windows (Qlib starts a series
+        there). 0 for an instrument listed before the panel begins. Derived when left out: the first session with any
+        value in any field (S when there is none).
+    last : int64 array, shape (I,), optional
+        Position of each instrument's last existing row, inclusive; derived when left out as the last session with any
+        value (-1 when there is none). Rows after it have no features.
+
+    Raises
+    ------
+    PanelError
+        Shapes, dtypes, session order or instrument uniqueness are wrong.
+    """
+
+    instruments: Sequence[str]
+    sessions: np.ndarray
+    fields: Mapping[str, np.ndarray]
+    first: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    last: np.ndarray = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        instruments = tuple(self.instruments)
+        sessions = np.asarray(self.sessions)
+        if sessions.dtype.kind != "M":
+            raise PanelError(f"sessions must be datetime64, got dtype {sessions.dtype}; convert with astype('M8[D]')")
+        sessions = sessions.astype("datetime64[D]")
+        if sessions.ndim != 1 or np.any(np.diff(sessions) <= np.timedelta64(0, "D")):
+            bad = np.flatnonzero(np.diff(sessions.ravel()) <= np.timedelta64(0, "D"))
+            where = f" at {sessions[bad[0] + 1]}" if len(bad) else ""
+            raise PanelError(f"sessions must be one strictly increasing array{where}; sort and drop duplicates first")
+        if len(set(instruments)) != len(instruments):
+            seen: set[str] = set()
+            twice = next(i for i in instruments if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise PanelError(f"instrument {twice!r} appears twice; a panel has one row per instrument")
+        shape = (len(instruments), len(sessions))
+        arrays = {}
+        for name, values in self.fields.items():
+            values = np.asarray(values)
+            if values.dtype not in (np.float32, np.float64):
+                raise PanelError(f"field {name!r} has dtype {values.dtype}; only float32 and float64 are supported")
+            if values.shape != shape:
+                raise PanelError(f"field {name!r} has shape {values.shape}, expected (instruments, sessions) = {shape}")
+            arrays[name] = np.ascontiguousarray(values)
+        first, last = self.first, self.last
+        if first is None or last is None:
+            any_value = np.zeros(shape, bool)
+            for values in arrays.values():
+                any_value |= ~np.isnan(values)
+            exists = any_value.any(axis=1) if shape[1] else np.zeros(shape[0], bool)
+            if first is None:
+                first = np.where(exists, any_value.argmax(axis=1), shape[1]) if shape[1] else np.zeros(shape[0], int)
+            if last is None:
+                last = np.where(exists, shape[1] - 1 - any_value[:, ::-1].argmax(axis=1), -1) if shape[1] else first - 1
+        for name, positions in (("first", first), ("last", last)):
+            if np.shape(positions) != (shape[0],):
+                raise PanelError(f"{name} must hold one position per instrument, got shape {np.shape(positions)}")
+        object.__setattr__(self, "instruments", instruments)
+        object.__setattr__(self, "sessions", sessions)
+        object.__setattr__(self, "fields", arrays)
+        object.__setattr__(self, "first", np.asarray(first, np.int64))
+        object.__setattr__(self, "last", np.asarray(last, np.int64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(instruments, sessions)."""
+        return len(self.instruments), len(self.sessions)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.fields:
+            raise unknown("field", name, self.fields)
+        return self.fields[name]
+
+    def exists(self) -> np.ndarray:
+        """Bool array (I, S): True from each instrument's first to its last row, suspended sessions included."""
+        positions = np.arange(len(self.sessions))
+        return (positions >= self.first[:, None]) & (positions <= self.last[:, None])
+
+    def window(self, start: int, stop: int) -> "Panel":
+        """The panel of session positions [start, stop), listings moved along (clipped to its edges)."""
+        fields = {name: values[:, start:stop] for name, values in self.fields.items()}
+        width = stop - start
+        return Panel(
+            self.instruments,
+            self.sessions[start:stop],
+            fields,
+            first=np.clip(self.first - start, 0, width),
+            last=np.clip(self.last - start, -1, width - 1),
+        )

@@ -1,0 +1,71 @@
+"""One family of errors. Each message says what was wrong, with the value, and what to do about it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QdagError(Exception):
+    """Base of every error that qdag raises on purpose; its text is fit to be shown to a person."""
+
+
+class SettingsError(QdagError):
+    """The settings file or a ``QDAG_*`` variable is wrong."""
+
+
+class UnknownNameError(QdagError):
+    """A universe, table, asset, pool, factor, field or operator that does not exist."""
+
+
+class SourceError(QdagError):
+    """A source cannot be read at all (a missing folder, no usable file, an unknown column layout)."""
+
+
+class SessionError(QdagError):
+    """A date range is empty, reversed or outside an exchange calendar."""
+
+
+class PanelError(QdagError):
+    """Arrays given as a panel do not fit each other."""
+
+
+class ExpressionError(QdagError):
+    """A feature expression is refused; ``position`` is the 0-based character it points at."""
+
+    def __init__(self, message: str, expression: str = "", position: int | None = None):
+        self.expression = expression
+        self.position = position
+        if position is not None and expression:
+            shown = expression.replace("\n", " ")
+            left = max(0, position - 60)
+            message = f"{message}\n  {shown[left : left + 120]}\n  {' ' * (position - left)}^"
+        super().__init__(message)
+
+
+class StoreError(QdagError):
+    """A table or a Qlib provider directory cannot be written or read as asked."""
+
+
+class MissingDataError(QdagError):
+    """A computation needs stored data that is not there yet."""
+
+
+class TrainingError(QdagError):
+    """A model cannot be trained on the data that is known at its training date."""
+
+
+class MissingExtraError(QdagError):
+    """An optional dependency is needed; the message names the extra that brings it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` plus the known names, for the end of an error message."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    return f"{hint} Known: {listed}." if names else hint
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that does not exist, naming the nearest one that does."""
+    return UnknownNameError(f"unknown {kind} {name!r}{nearest(name, known)}")

@@ -1,0 +1,172 @@
+"""Columns, dtypes, units and keys of every table. Quality rules are data derived from these; no I/O belongs here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qdag.errors import unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DTYPES = ("string", "date32", "float32", "float64", "int32", "int64")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its Arrow type by name, unit and meaning."""
+
+    name: str
+    dtype: str
+    description: str
+    unit: str = ""
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A Delta table: ``keys`` identify a row; ``universe`` and ``month`` partition the files.
+
+    ``month`` ("YYYY-MM" of ``date``) is derived by the store on writing and hidden on reading.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    columns: tuple[Column, ...]
+    description: str
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError(f"table {self.name} declares a column twice")
+        if missing := [k for k in self.keys if k not in names]:
+            raise ValueError(f"table {self.name} declares keys {missing} that are no columns")
+        if bad := [c.name for c in self.columns if c.dtype not in DTYPES]:
+            raise ValueError(f"table {self.name} has columns of unknown dtype: {bad}")
+
+    def arrow(self) -> "pa.Schema":
+        """The Arrow schema, without the ``month`` partition column."""
+        import pyarrow as pa
+
+        types = {name: getattr(pa, name)() for name in DTYPES}
+        return pa.schema([pa.field(c.name, types[c.dtype], nullable=c.nullable) for c in self.columns])
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the columns that are not keys."""
+        return tuple(c.name for c in self.columns if c.name not in self.keys)
+
+
+UNIVERSE = Column("universe", "string", "what is ingested and precomputed together", nullable=False)
+DATE = Column("date", "date32", "trading session", nullable=False)
+INSTRUMENT = Column("instrument", "string", "listed security in Qlib's spelling", nullable=False)
+
+RAW_OHLCV = TableSpec(
+    "raw_ohlcv",
+    ("universe", "date", "instrument"),
+    (
+        UNIVERSE,
+        DATE,
+        INSTRUMENT,
+        Column("open", "float64", "raw opening price", "currency"),
+        Column("high", "float64", "raw highest price", "currency"),
+        Column("low", "float64", "raw lowest price", "currency"),
+        Column("close", "float64", "raw closing price", "currency", nullable=False),
+        Column("volume", "float64", "traded shares", "shares", nullable=False),
+        Column("amount", "float64", "traded value; null where the vendor has none", "currency"),
+        Column("vwap", "float64", "volume-weighted average price, raw; (high+low+close)/3 without amount", "currency"),
+        Column("factor", "float64", "cumulative adjustment factor, 1 at the first session of the universe's history"),
+        Column("split", "float64", "split coefficient of the session; 1 without an event"),
+        Column("dividend", "float64", "cash dividend per share of the session; 0 without an event", "currency"),
+    ),
+    "Daily bars as delivered: typed, deduplicated, structurally valid; raw prices with their adjustment factor.",
+)
+
+QUARANTINE = TableSpec(
+    "quarantine",
+    ("universe", "date", "instrument", "source", "line", "reason"),
+    (
+        UNIVERSE,
+        Column(
+            "date", "date32", "session of the refused row; the universe's start where it is unknown", nullable=False
+        ),
+        Column("instrument", "string", "security the row or file was delivered for", nullable=False),
+        Column("source", "string", "file (relative to the source's folder) or source name", nullable=False),
+        Column("line", "int64", "1-based line in the file; 0 for a whole file", nullable=False),
+        Column("reason", "string", "named rule that the row or file broke", nullable=False),
+        Column("row", "string", "what was delivered, as text"),
+    ),
+    "Rows and files that were refused, each with its reason and source line.",
+)
+
+FACTOR_METRICS = TableSpec(
+    "factor_metrics",
+    ("universe", "date", "pool", "horizon", "factor"),
+    (
+        UNIVERSE,
+        Column("date", "date32", "session at whose close the metric became known", nullable=False),
+        Column("pool", "string", "point-in-time membership list", nullable=False),
+        Column("horizon", "int32", "sessions of forward return", "sessions", nullable=False),
+        Column("factor", "string", "table.column of the feature", nullable=False),
+        Column("signal_date", "date32", "session of the factor values: horizon + 1 sessions earlier", nullable=False),
+        Column("ic", "float64", "Pearson correlation of factor and forward return across the pool"),
+        Column("rank_ic", "float64", "Spearman correlation (average ranks) across the pool"),
+        Column("coverage", "float64", "pool members with a finite factor value / pool members", "share"),
+        Column("n", "int32", "pairs used for ic and rank_ic", "instruments"),
+        Column("icir", "float64", "mean / sample std of ic over the trailing 252 dates, not annualised"),
+        Column("rank_icir", "float64", "mean / sample std of rank_ic over the trailing 252 dates, not annualised"),
+        Column("icir_n", "int32", "dates with an ic in the trailing window", "sessions"),
+        Column("long_short", "float64", "mean forward return of the top quintile minus the bottom quintile", "return"),
+    ),
+    "Cross-sectional quality of every factor, on the date it became known.",
+)
+
+PREDICTIONS = TableSpec(
+    "predictions",
+    ("universe", "date", "instrument"),
+    (
+        UNIVERSE,
+        DATE,
+        INSTRUMENT,
+        Column("score", "float64", "model output for the session; higher is better", nullable=False),
+        Column("model", "string", "registered model and version that scored", nullable=False),
+        Column("trained_on", "date32", "training date of that model, before the session", nullable=False),
+    ),
+    "Scores of the newest model trained before each session.",
+)
+
+TABLES = {spec.name: spec for spec in (RAW_OHLCV, QUARANTINE, FACTOR_METRICS, PREDICTIONS)}
+
+FEATURE_TABLES = ("alpha158", "basic_statistics", "technical_indicators", "price_features", "custom_factors")
+
+
+def feature_table(name: str, features: Iterable[tuple[str, str]], description: str) -> TableSpec:
+    """Declare a float32 table of ``(column, meaning)`` features keyed by universe, date and instrument."""
+    columns = tuple(Column(column, "float32", meaning) for column, meaning in features)
+    return TableSpec(name, ("universe", "date", "instrument"), (UNIVERSE, DATE, INSTRUMENT, *columns), description)
+
+
+def labels_table(horizons: Iterable[int]) -> TableSpec:
+    """Declare the label table: one ``label_<h>`` forward return per horizon, null until it is known."""
+    columns = tuple(
+        Column(
+            f"label_{h}",
+            "float32",
+            f"Ref($close, -{h + 1})/Ref($close, -1) - 1, known at the close of session +{h + 1}",
+            "return",
+        )
+        for h in horizons
+    )
+    return TableSpec(
+        "labels",
+        ("universe", "date", "instrument"),
+        (UNIVERSE, DATE, INSTRUMENT, *columns),
+        "Forward returns per horizon; the only table that looks ahead.",
+    )
+
+
+def table(name: str) -> TableSpec:
+    """Return a fixed table by name; feature and label tables are declared by ``qdag.features``."""
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    return TABLES[name]
