@@ -129,6 +129,13 @@ class MlflowSettings(_Frozen):
 
     tracking_uri: str | None = None
     experiment: str = "qdag"
+    ui_url: str = "http://127.0.0.1:5000"
+
+
+class DagsterSettings(_Frozen):
+    """Where the Dagster UI is reached, for links."""
+
+    ui_url: str = "http://127.0.0.1:3000"
 
 
 class Settings(_Frozen):
@@ -146,6 +153,7 @@ class Settings(_Frozen):
     training: TrainingSettings = TrainingSettings()
     engine: EngineSettings = EngineSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    dagster: DagsterSettings = DagsterSettings()
     custom_factors: dict[str, str] = Field(default_factory=dict, description="column name -> Qlib expression")
 
     @field_validator("home")
@@ -287,6 +295,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         "training": TrainingSettings,
         "engine": EngineSettings,
         "mlflow": MlflowSettings,
+        "dagster": DagsterSettings,
         "sample": SampleSource,
         "files": FilesSource,
         "synthetic": SyntheticSource,

@@ -106,3 +106,8 @@ class Panel:
             first=np.clip(self.first - start, 0, width),
             last=np.clip(self.last - start, -1, width - 1),
         )
+
+    def rows(self, which: slice) -> "Panel":
+        """The panel of some instruments only."""
+        fields = {name: values[which] for name, values in self.fields.items()}
+        return Panel(self.instruments[which], self.sessions, fields, first=self.first[which], last=self.last[which])

@@ -1,0 +1,48 @@
+# Everything below needs Python 3.11 or 3.12 and make; nothing else is installed outside .venv.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that really runs and is 3.11 or 3.12; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# One thread per native library: the engine brings its own threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test lint bench up clean
+help:
+	@echo "make demo   set up, run the main job on the embedded data, say what to open"
+	@echo "make test   set up, run the tests"
+	@echo "make lint   formatting, lint and types"
+	@echo "make bench  side-by-side measurements"
+	@echo "make up     Dagster UI, daemon and MLflow UI"
+	@echo "make clean  remove .venv and .qdag"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock requirements-bootstrap.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "qdag needs Python 3.11 or 3.12; none was found. Install one, or: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/qdag demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+up: setup
+	$(BIN)/qdag up
+
+clean:
+	rm -rf $(VENV) .qdag

@@ -1,0 +1,5 @@
+"""``python -m qdag``."""
+
+from qdag.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""The assets: each takes the platform, runs one stage over the run's window, and shows what came out."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dagster as dg
+
+from qdag import schema, stages
+from qdag.defs.checks import check_specs, run_checks
+from qdag.defs.partitions import Window, month_partitions, run_window, session_partitions
+from qdag.settings import Settings
+
+OWNERS = ["team:quant-platform"]
+Stage = Callable[[stages.Platform, str, Any, Any], stages.StageResult]
+
+
+def build_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """All assets of the chain, for the universes, horizons and factors of the settings."""
+    sessions = session_partitions(settings)
+    assets = [
+        _asset(settings, sessions, "raw_ohlcv", "market", stages.raw_ohlcv, (), {"python", "deltalake"}),
+        _asset(settings, sessions, "qlib_bin", "market", stages.qlib_bin, ("raw_ohlcv",), {"python", "qlib"}),
+        *(
+            _asset(
+                settings, sessions, name, "features", stages.feature_stage(name), ("qlib_bin",), {"numba", "deltalake"}
+            )
+            for name in stages.feature_tables(settings)
+        ),
+        _asset(settings, sessions, "labels", "labels", stages.labels, ("qlib_bin",), {"numba", "deltalake"}),
+    ]
+    evaluated = (*stages.feature_tables(settings), "labels")
+    assets.append(
+        _asset(
+            settings, sessions, "factor_metrics", "factors", stages.factor_metrics, evaluated, {"numba", "deltalake"}
+        )
+    )
+    months = month_partitions(settings)
+    model_inputs = (*settings.training.features, "labels")
+    assets.append(
+        _asset(settings, months, "trained_model", "models", stages.trained_model, model_inputs, {"lightgbm", "mlflow"})
+    )
+    scored = ("trained_model", *settings.training.features)
+    assets.append(
+        _asset(settings, sessions, "predictions", "models", stages.predictions, scored, {"lightgbm", "deltalake"})
+    )
+    return assets
+
+
+def _asset(
+    settings: Settings,
+    partitions: dg.MultiPartitionsDefinition,
+    name: str,
+    group: str,
+    stage: Stage,
+    deps: Sequence[str],
+    kinds: set[str],
+) -> dg.AssetsDefinition:
+    specs = stages.table_spec(settings, name)
+
+    @dg.asset(
+        name=name,
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[_dep(partitions, name, dep) for dep in deps],
+        check_specs=check_specs(name),
+        group_name=group,
+        owners=OWNERS,
+        kinds=kinds,
+        description=stages.describe(settings, name),
+        code_version=_code_version(settings, name),
+        metadata={"dagster/column_schema": _column_schema(specs)} if specs else {},
+    )
+    def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:
+        window = run_window(context.run.tags)
+        result = stage(platform.for_run(context.run_id), window.universe, window.start, window.end)
+        context.log.info(stages.summary(result))
+        checks = run_checks(name, platform, window, context)
+        return dg.MaterializeResult(metadata=_metadata(result, window), check_results=checks)
+
+    return run
+
+
+def _dep(partitions: dg.MultiPartitionsDefinition, name: str, dep: str) -> dg.AssetDep:
+    """Identity between equal partitions; between months and sessions lineage is by universe, the stages know the rest."""
+    if (name == "trained_model") == (dep == "trained_model"):
+        return dg.AssetDep(dep)
+    return dg.AssetDep(
+        dep,
+        partition_mapping=dg.MultiPartitionMapping(
+            {"universe": dg.DimensionPartitionMapping("universe", dg.IdentityPartitionMapping())}
+        ),
+    )
+
+
+def _code_version(settings: Settings, name: str) -> str:
+    """Changes when what the table computes changes: its columns and expressions."""
+    return hashlib.sha256(stages.definition_text(settings, name).encode()).hexdigest()[:12]
+
+
+def _column_schema(spec: schema.TableSpec) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                column.dtype,
+                description=f"{column.description} [{column.unit}]" if column.unit else column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in spec.columns
+        ]
+    )
+
+
+def _metadata(result: stages.StageResult, window: Window) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "universe": window.universe,
+        "window": f"{window.start} .. {window.end}",
+        "dagster/row_count": result.rows,
+        "instruments": result.instruments,
+        "sessions": result.sessions,
+        "nan_share": result.nan_share,
+        "seconds": round(result.seconds, 3),
+        "peak_mib": round(result.peak_mib, 1),
+    }
+    if result.version is not None:
+        metadata["table_version"] = result.version
+    if result.sessions == 0:
+        metadata["note"] = "no session of this universe in the window: an empty, valid partition"
+    if result.preview is not None:
+        metadata["preview"] = dg.MetadataValue.md(stages.markdown(result.preview))
+    for key, value in result.extra.items():
+        metadata[key] = _metadata_value(value)
+    return metadata
+
+
+def _metadata_value(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(value)
+    if isinstance(value, str) and ("\n" in value or value.startswith("![")):
+        return dg.MetadataValue.md(value)
+    return value

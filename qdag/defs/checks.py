@@ -1,0 +1,251 @@
+"""Asset checks: the quality rules judged by Great Expectations, shown in Dagster. The only importer of either two here.
+
+Checks run in the step that wrote the table, over the run's whole window: a failed ``structure`` check fails the step,
+so nothing downstream of it starts; the others warn. Importing Great Expectations takes about ten seconds, so it is
+imported when the first frame is judged.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from qdag import stages
+from qdag.defs.partitions import Window
+from qdag.errors import QdagError
+from qdag.quality import (
+    CHECKS,
+    LARGEST,
+    Rule,
+    RuleResult,
+    Scope,
+    describe,
+    frames,
+    offenders,
+    rules_for,
+)
+
+SHOWN_SESSIONS = 50
+
+
+# -- Great Expectations -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _context() -> Any:
+    """One ephemeral context per process, silent: no progress bars, no analytics."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    return context
+
+
+def _expectations(rule: Rule) -> list[Any]:
+    """The rule in Great Expectations' terms, one expectation per column where the rule speaks of each."""
+    import great_expectations.expectations as gxe
+
+    p = rule.parameters
+    if rule.kind == "unique":
+        return [gxe.ExpectCompoundColumnsToBeUnique(column_list=list(rule.columns))]
+    if rule.kind == "empty":
+        return [gxe.ExpectTableRowCountToEqual(value=0)]
+    if rule.kind == "ordered":
+        first, second = rule.columns
+        return [
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A=first,
+                column_B=second,
+                or_equal=not p.get("strict", False),
+                ignore_row_if="either_value_is_missing",
+            )
+        ]
+    if rule.kind == "not_null":
+        return [gxe.ExpectColumnValuesToNotBeNull(column=c) for c in rule.columns]
+    if rule.kind == "equals":
+        return [gxe.ExpectColumnValuesToBeInSet(column=c, value_set=[p["value"]]) for c in rule.columns]
+    bounds = {
+        "min_value": p.get("minimum", -LARGEST),
+        "max_value": p.get("maximum", LARGEST),
+        "strict_min": p.get("strict", False),
+        "strict_max": p.get("strict", False),
+    }
+    return [gxe.ExpectColumnValuesToBeBetween(column=c, **bounds) for c in rule.columns]
+
+
+def evaluate(rules: Sequence[Rule], frame: pd.DataFrame) -> list[RuleResult]:
+    """Judge rules on the frame that they speak of, in one validation.
+
+    Parameters
+    ----------
+    rules : rules of one frame
+    frame : shape (lines, columns); NaN is null. An empty frame passes everything.
+
+    Returns
+    -------
+    One result per rule, in their order. A rule whose column the frame lacks fails.
+
+    Raises
+    ------
+    QdagError
+        Great Expectations could not judge a rule: that is an error, not a failed check.
+    """
+    results: dict[Rule, RuleResult] = {}
+    judged: dict[int, Rule] = {}
+    expectations = []
+    for rule in rules:
+        if absent := [c for c in rule.columns if c not in frame]:
+            results[rule] = RuleResult(rule, len(frame), max(1, len(frame)), f"no column {', '.join(absent)}")
+        elif frame.empty:
+            results[rule] = RuleResult(rule, 0, 0, "nothing to judge")
+        else:
+            for expectation in _expectations(rule):
+                expectation.meta = {"rule": len(judged)}
+                expectations.append(expectation)
+            judged[len(judged)] = rule
+    if judged:
+        # float32 would take the largest float64 for infinity and let infinity pass
+        narrow = frame.select_dtypes(np.float32).columns
+        frame = frame.astype(dict.fromkeys(narrow, np.float64))
+        counts = _validate(expectations, frame, judged)
+        for at, rule in judged.items():
+            bad, dates = offenders(rule, frame) if counts[at] else ((), frozenset())
+            results[rule] = RuleResult(rule, len(frame), counts[at], describe(rule, frame, counts[at]), bad, dates)
+    return [results[rule] for rule in rules]
+
+
+def _validate(expectations: list[Any], frame: pd.DataFrame, judged: dict[int, Rule]) -> dict[int, int]:
+    """Violations per rule position."""
+    context = _context()
+    import great_expectations as gx
+
+    name = "frame"
+    source = context.data_sources.add_pandas(name)
+    try:
+        batch = (
+            source.add_dataframe_asset(name)
+            .add_batch_definition_whole_dataframe(name)
+            .get_batch(batch_parameters={"dataframe": frame})
+        )
+        suite = gx.ExpectationSuite(name=name, expectations=expectations)
+        # counts only: asking for the index of every unexpected row takes seconds on a frame that fails widely
+        outcome = batch.validate(suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
+    finally:
+        # the data source keeps the frames it has seen
+        context.data_sources.delete(name)
+    counts = dict.fromkeys(judged, 0)
+    for result in outcome.results:
+        at = result.expectation_config.meta["rule"]
+        raised = result.exception_info.get("exception_message")
+        details = result.result
+        if raised or ("unexpected_count" not in details and "observed_value" not in details):
+            rule = judged[at]
+            raise QdagError(
+                f"rule {rule.name!r} of {rule.table} cannot be judged on {list(frame)}: {raised or details}"
+            )
+        found = details["unexpected_count"] if "unexpected_count" in details else details["observed_value"]
+        counts[at] += 0 if result.success else max(1, int(found))
+    return counts
+
+
+def judge(table: str, scope: Scope, columns: Sequence[str] = ()) -> list[RuleResult]:
+    """Judge every rule of a table over a window; ``columns`` are the declared ones.
+
+    The results come in the order of :func:`qdag.quality.rules_for`. Rules of a frame that does not exist (a window
+    without sessions) pass with nothing to judge.
+    """
+    rules = rules_for(table, columns)
+    results = {rule: RuleResult(rule, 0, 0, "nothing to judge") for rule in rules}
+    for name, frame in frames(table, scope, columns):
+        for result in evaluate([r for r in rules if r.frame == name], frame):
+            results[result.rule] = results[result.rule] + result
+    return list(results.values())
+
+
+# -- Dagster ----------------------------------------------------------------------------------------------------------
+
+
+def checks_of(table: str) -> list[str]:
+    """Names of the checks of an asset."""
+    # the label rules are per column, and any column shows which checks there are
+    present = {rule.check for rule in rules_for(table, ("label_1",))}
+    return [check for check in CHECKS if check in present]
+
+
+def check_specs(table: str) -> list[dg.AssetCheckSpec]:
+    """Declare the checks of an asset: ``structure`` blocks, the others warn."""
+    return [
+        dg.AssetCheckSpec(check, asset=table, description=CHECKS[check], blocking=check == "structure")
+        for check in checks_of(table)
+    ]
+
+
+def run_checks(
+    table: str, platform: stages.Platform, window: Window, context: dg.AssetExecutionContext
+) -> list[dg.AssetCheckResult]:
+    """Judge what a step has written; the results belong into its ``MaterializeResult``."""
+    checks = checks_of(table)
+    if not checks:
+        return []
+    began = time.perf_counter()
+    spec = stages.table_spec(platform.settings, table)
+    columns = [column.name for column in spec.columns] if spec else []
+    scope = Scope(platform.store, platform.settings, window.universe, window.start, window.end)
+    results = judge(table, scope, columns)
+    for result in results:
+        if not result.passed:
+            context.log.warning(
+                f"{table}: {result.rule.name}: {result.observed}, asked {result.rule.limit}. {result.rule.meaning}"
+            )
+    seconds = time.perf_counter() - began
+    return [_check_result(table, check, [r for r in results if r.rule.check == check], seconds) for check in checks]
+
+
+def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds: float) -> dg.AssetCheckResult:
+    failed = [r for r in results if not r.passed]
+    metadata: dict[str, Any] = {
+        "failed_rules": len(failed),
+        "rules": _table(
+            {
+                "rule": r.rule.name,
+                "passed": "yes" if r.passed else "NO",
+                "observed": r.observed,
+                "asked": r.rule.limit,
+                "judged": r.judged,
+                "violations": r.violations,
+                "meaning": r.rule.meaning,
+            }
+            for r in results
+        ),
+        "seconds_of_all_checks": round(seconds, 3),
+    }
+    if examples := [{"rule": r.rule.name, "example": _text(line)} for r in failed for line in r.offenders]:
+        metadata["examples"] = _table(examples)
+    if dates := sorted(frozenset[Any]().union(*(r.dates for r in failed))):
+        shown = ", ".join(str(d) for d in dates[:SHOWN_SESSIONS])
+        metadata["failing_sessions"] = len(dates)
+        metadata["sessions"] = shown + (", ..." if len(dates) > SHOWN_SESSIONS else "")
+    summary = "; ".join(f"{r.rule.name}: {r.observed} (asked {r.rule.limit})" for r in failed)
+    return dg.AssetCheckResult(
+        asset_key=table,
+        check_name=check,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.ERROR if check == "structure" else dg.AssetCheckSeverity.WARN,
+        description=summary or f"{len(results)} rules hold",
+        metadata=metadata,
+    )
+
+
+def _table(records: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(record) for record in records])
+
+
+def _text(line: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v.date() if isinstance(v, pd.Timestamp) else v}" for k, v in line.items())

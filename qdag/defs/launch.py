@@ -1,0 +1,117 @@
+"""Runs of the chain in this process, recorded by Dagster like any other: what `qdag materialize` does."""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from qdag.defs.build import PREDICTION_JOB, SESSION_JOB, TRAINING_JOB, build_defs
+from qdag.defs.partitions import range_tags
+from qdag.errors import SessionError, unknown
+from qdag.settings import Settings
+from qdag.stages import Platform, Report
+
+
+@dataclass
+class Launched:
+    """Outcome of the runs: per asset its metadata, the checks, and the first error of a failed run."""
+
+    success: bool = True
+    runs: list[str] = field(default_factory=list)
+    assets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: list[tuple[str, str, bool, str]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def launch(
+    settings: Settings,
+    universe: str,
+    start: date | None = None,
+    end: date | None = None,
+    assets: list[str] | None = None,
+    months: int = 3,
+    report: Report | None = None,
+) -> Launched:
+    """Materialize assets of one universe over the sessions of [start, end], then models, then predictions.
+
+    Parameters
+    ----------
+    start, end : first and last day; the universe's own range by default
+    assets : names to materialize; all by default
+    months : train at the ends of the last so many whole months of the range
+    """
+    spec = settings.universe(universe)
+    platform = Platform.open(settings, report) if report else Platform.open(settings)
+    calendar = platform.calendar(universe)
+    last = platform.last_session(universe)
+    start, end = max(start or spec.start, spec.start), min(end or last, last)
+    sessions = calendar.between(start, end) if start <= end else ()
+    if len(sessions) == 0:
+        raise SessionError(f"universe {universe!r} has no session from {start} to {end}; it starts at {spec.start}")
+    definitions = build_defs(settings, platform)
+    known = [key.to_user_string() for key in definitions.resolve_all_asset_keys()]
+    for name in assets or ():
+        if name not in known:
+            raise unknown("asset", name, known)
+    wanted = set(assets or known)
+    outcome = Launched()
+    instance = dg.DagsterInstance.get()
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+
+    def run(job: str, names: set[str], first: str, final: str) -> None:
+        if names and outcome.success:
+            _run(definitions.resolve_job_def(job), instance, names, range_tags(universe, first, final), outcome)
+
+    chain = wanted - {"trained_model", "predictions"}
+    run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
+    trained = _month_ends(sessions, calendar.all)[-months:] if months else []
+    for day in trained:
+        run(TRAINING_JOB, wanted & {"trained_model"}, f"{day:%Y-%m}", f"{day:%Y-%m}")
+    scored = sessions
+    if trained and "trained_model" in wanted:
+        scored = [s for s in sessions if s.item() > trained[0]]
+    if len(scored):
+        run(PREDICTION_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
+    return outcome
+
+
+def _month_ends(sessions: Any, calendar: Any) -> list[date]:
+    """Last sessions of the months whose last exchange session lies among ``sessions``."""
+    months = calendar.astype("M8[M]")
+    ends = calendar[:-1][months[:-1] != months[1:]]
+    asked = set(sessions.tolist())
+    return [day for day in ends.tolist() if day in asked]
+
+
+def _run(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, names: set[str], tags: dict[str, str], outcome: Launched
+) -> None:
+    result = job.execute_in_process(
+        instance=instance,
+        tags=tags,
+        raise_on_error=False,
+        asset_selection=[dg.AssetKey(name) for name in sorted(names)],
+    )
+    outcome.runs.append(result.run_id)
+    outcome.success &= result.success
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key:
+            metadata = event.step_materialization_data.materialization.metadata
+            outcome.assets[event.asset_key.to_user_string()] = {key: value.value for key, value in metadata.items()}
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            outcome.checks.append(
+                (
+                    evaluation.asset_key.to_user_string(),
+                    evaluation.check_name,
+                    evaluation.passed,
+                    evaluation.severity.value,
+                )
+            )
+        elif event.is_step_failure:
+            error = event.step_failure_data.error
+            while error and error.cause:
+                error = error.cause
+            outcome.errors.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")

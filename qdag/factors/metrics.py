@@ -1,0 +1,365 @@
+"""Cross-sectional quality of factors, dated by when it became known: IC, RankIC, coverage, ICIR, quintile spread.
+
+The computation of one factor, all horizons:
+
+1. Metric date t of horizon h belongs to signal session s = t - (h + 1) of the universe's calendar: the label
+   ``Ref($close, -(h+1))/Ref($close, -1) - 1`` of s is known at the close of t and not before.
+2. The members of the pool on s with a finite factor value are sorted once.
+3. Per horizon, the pairs are those of them with a finite label; ranks come from walking the sorted members.
+4. Pearson (ic), Spearman with average ranks (rank_ic) and the quintile spread (long_short) over the pairs.
+5. Trailing ratios (icir, rank_icir) from these and, for dates before the first one wanted, from stored metrics.
+
+No storage and no registry belong here: arrays in, Arrow out.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qdag.errors import PanelError, SessionError, unknown
+from qdag.schema import FACTOR_METRICS
+
+ICIR_WINDOW = 252
+"""Metric dates that the trailing ratios look at, the date itself included."""
+ICIR_MINIMUM = 20
+"""Fewest ICs in the trailing window for a ratio."""
+MINIMUM_PAIRS = 3
+"""Fewest pairs for ic and rank_ic: two points always correlate perfectly."""
+MINIMUM_QUINTILE_PAIRS = 5
+"""Fewest pairs for long_short: one per quintile."""
+
+_HISTORY_COLUMNS = ("universe", "date", "pool", "horizon", "factor", "ic", "rank_ic")
+_BATCH_ROWS = 131_072
+
+
+@dataclass(frozen=True)
+class _Dates:
+    """Positions on the calendar of the metric dates [start, stop) and of the signal sessions [first, last)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def _positions(calendar: np.ndarray, horizons: tuple[int, ...], dates: tuple[date, date]) -> _Dates:
+    start, end = (np.datetime64(d, "D") for d in dates)
+    if end < start:
+        raise SessionError(f"metric dates end at {end}, before their start {start}; give (start, end)")
+    for day in (start, end):
+        at = int(np.searchsorted(calendar, day))
+        if at == len(calendar) or calendar[at] != day:
+            around = ", ".join(str(d) for d in calendar[max(0, at - 1) : at + 1]) or "none, the calendar is empty"
+            raise SessionError(f"metric date {day} is no session of the calendar; nearest: {around}")
+    begin, stop = int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end)) + 1
+    first = max(0, begin - (horizons[-1] + 1))
+    return _Dates(begin, stop, first, max(first, stop - (horizons[0] + 1)))
+
+
+def _checked_calendar(calendar: np.ndarray, name: str) -> np.ndarray:
+    calendar = np.asarray(calendar)
+    if calendar.dtype.kind != "M" or calendar.ndim != 1:
+        raise PanelError(f"{name} must be one array of datetime64, got dtype {calendar.dtype}, shape {calendar.shape}")
+    calendar = calendar.astype("datetime64[D]")
+    if np.any(np.diff(calendar) <= np.timedelta64(0, "D")):
+        raise PanelError(f"{name} must be strictly increasing; sort and drop duplicates first")
+    return calendar
+
+
+def _checked_horizons(horizons: Mapping[int, np.ndarray] | tuple[int, ...]) -> tuple[int, ...]:
+    ordered = tuple(sorted(int(h) for h in horizons))
+    if not ordered or ordered[0] < 1:
+        raise PanelError(f"horizons must be whole sessions >= 1 and at least one, got {list(horizons)}")
+    return ordered
+
+
+def signal_sessions(calendar: np.ndarray, horizons: tuple[int, ...], dates: tuple[date, date]) -> np.ndarray:
+    """Sessions whose factor values, labels and pool the metric dates (start, end), inclusive, are made of.
+
+    Parameters
+    ----------
+    calendar : array of datetime64[D], the universe's sessions from its first on
+    horizons : sessions of forward return
+    dates : first and last metric date, both sessions
+
+    Returns
+    -------
+    array of datetime64[D], contiguous; empty when no label is known yet at the universe's beginning
+    """
+    calendar = _checked_calendar(calendar, "calendar")
+    at = _positions(calendar, _checked_horizons(horizons), dates)
+    return calendar[at.first : at.last]
+
+
+def history_sessions(calendar: np.ndarray, start: date, window: int = ICIR_WINDOW) -> np.ndarray:
+    """Metric dates before ``start`` whose stored metrics the trailing ratios need: up to window - 1 sessions."""
+    calendar = _checked_calendar(calendar, "calendar")
+    at = _positions(calendar, (1,), (start, start)).start
+    return calendar[max(0, at - (window - 1)) : at]
+
+
+def factor_metrics(
+    features: Mapping[str, np.ndarray],
+    labels: Mapping[int, np.ndarray],
+    sessions: np.ndarray,
+    pool: np.ndarray,
+    *,
+    pool_name: str,
+    universe: str,
+    dates: tuple[date, date],
+    calendar: np.ndarray | None = None,
+    history: pa.Table | None = None,
+    window: int = ICIR_WINDOW,
+    minimum: int = ICIR_MINIMUM,
+    threads: int | None = None,
+) -> pa.Table:
+    """Compute the metrics of every factor, horizon and metric date in ``dates``.
+
+    Parameters
+    ----------
+    features : mapping factor name ("table.column") -> float32 array (I, S). NaN and infinite are no value.
+        Items are fetched a few at a time, so a mapping that loads on access keeps memory bounded.
+    labels : mapping horizon h -> float32 or float64 array (I, S), ``Ref($close, -(h+1))/Ref($close, -1) - 1``
+    sessions : array of datetime64[D], shape (S,): the columns of the arrays, a contiguous part of the calendar
+        that covers `signal_sessions`
+    pool : bool array (I, S), membership on each session
+    pool_name, universe : written to the rows
+    dates : first and last metric date wanted, inclusive, both sessions of the calendar
+    calendar : array of datetime64[D], the universe's sessions from its first on; ``sessions`` when left out
+    history : stored rows of this table (at least universe, date, pool, horizon, factor, ic, rank_ic) on
+        `history_sessions`. Other universes, pools, horizons, factors and dates in it are not read; a date without a
+        row counts as a date without an IC. With the metrics of all of them, the result equals the same dates of a
+        computation from the universe's beginning.
+    window, minimum : metric dates of the trailing ratios and the fewest ICs among them (at least 2)
+    threads : factors computed at the same time; by default up to 16, as many as there are processors
+
+    Returns
+    -------
+    pa.Table in `qdag.schema.FACTOR_METRICS`, ordered by factor (as given), horizon, date. There is a row for every
+    metric date that has a signal session in the calendar, with nulls where a value is undefined:
+
+    - ic, rank_ic: fewer than 3 pairs, or a constant side
+    - coverage: a pool without members on the signal session
+    - icir, rank_icir: fewer than ``minimum`` ICs in the window, or all equal
+    - long_short: fewer than 5 pairs, or an empty top or bottom quintile. With p = (average rank - 1)/(n - 1) the
+      bottom quintile is p <= 0.2 and the top is p > 0.8: pandas' ``qcut`` where no factor values are equal; equal
+      values always stay together.
+
+    Raises
+    ------
+    PanelError
+        An array of another shape or dtype, or history with two rows for one key.
+    SessionError
+        A metric date outside the calendar, or ``sessions`` that lack a signal session.
+    UnknownNameError
+        History without a needed column.
+    """
+    batches = iter_factor_metrics(
+        features,
+        labels,
+        sessions,
+        pool,
+        pool_name=pool_name,
+        universe=universe,
+        dates=dates,
+        calendar=calendar,
+        history=history,
+        window=window,
+        minimum=minimum,
+        threads=threads,
+    )
+    return pa.Table.from_batches(batches, FACTOR_METRICS.arrow())
+
+
+def iter_factor_metrics(
+    features: Mapping[str, np.ndarray],
+    labels: Mapping[int, np.ndarray],
+    sessions: np.ndarray,
+    pool: np.ndarray,
+    *,
+    pool_name: str,
+    universe: str,
+    dates: tuple[date, date],
+    calendar: np.ndarray | None = None,
+    history: pa.Table | None = None,
+    window: int = ICIR_WINDOW,
+    minimum: int = ICIR_MINIMUM,
+    threads: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Like `factor_metrics`, a batch of some factors at a time, for writing while computing.
+
+    Everything but the features' shapes is checked before this returns, so a wrong call fails before a write begins.
+    """
+    sessions = _checked_calendar(sessions, "sessions")
+    calendar = sessions if calendar is None else _checked_calendar(calendar, "calendar")
+    horizons = _checked_horizons(labels)
+    pool = np.asarray(pool)
+    if pool.dtype != bool or pool.ndim != 2 or pool.shape[1] != len(sessions):
+        raise PanelError(
+            f"pool must be bool, shape (instruments, {len(sessions)} sessions), got {pool.dtype} {pool.shape}"
+        )
+    for horizon, values in labels.items():
+        if values.shape != pool.shape or values.dtype not in (np.float32, np.float64):
+            raise PanelError(
+                f"label of horizon {horizon} must be float32 or float64, shape {pool.shape}, "
+                f"got {values.dtype} {values.shape}"
+            )
+    if not 2 <= minimum <= window:
+        raise PanelError(f"minimum must be from 2 to window, got minimum={minimum}, window={window}")
+    threads = min(os.cpu_count() or 1, 16) if threads is None else threads
+    if threads < 1:
+        raise PanelError(f"threads must be at least 1, got {threads}")
+
+    at = _positions(calendar, horizons, dates)
+    needed = calendar[at.first : at.last]
+    first = int(np.searchsorted(sessions, needed[0])) if len(needed) else 0
+    if not np.array_equal(sessions[first : first + len(needed)], needed):
+        missing = np.setdiff1d(needed, sessions)
+        raise SessionError(
+            f"metric dates {dates[0]} to {dates[1]} need factor values of {needed[0]} to {needed[-1]} "
+            f"(see signal_sessions), but sessions {'lack ' + str(missing[0]) if len(missing) else 'have extra days'}"
+        )
+    past = _past(history, universe, pool_name, horizons, tuple(features), calendar[: at.start], window)
+    columns = slice(first, first + len(needed))
+    members = np.ascontiguousarray(pool[:, columns].T)
+    known = np.stack([np.ascontiguousarray(labels[h][:, columns].T) for h in horizons])
+    return _batches(
+        features, known, members, first, at, horizons, calendar, past, pool_name, universe, window, minimum, threads
+    )
+
+
+def _batches(
+    features: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    members: np.ndarray,
+    first: int,
+    at: _Dates,
+    horizons: tuple[int, ...],
+    calendar: np.ndarray,
+    past: np.ndarray,
+    pool_name: str,
+    universe: str,
+    window: int,
+    minimum: int,
+    threads: int,
+) -> Iterator[pa.RecordBatch]:
+    from qdag.factors import _kernels
+
+    ordered = [_kernels.order_labels(label, members) for label in labels]
+    order, count = np.stack([o for o, _ in ordered]), np.stack([c for _, c in ordered])
+    steps = np.array(horizons, np.int64)
+    length = at.stop - at.start
+
+    def one(index: int, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        ic, rank_ic, coverage, long_short, n = _kernels.cross_sections(
+            values, first, members, labels, order, count, steps, at.start - at.first, length,
+            MINIMUM_PAIRS, MINIMUM_QUINTILE_PAIRS,
+        )  # fmt: skip
+        icir, icir_n = _kernels.trailing_ratio(np.concatenate([past[0, index], ic], axis=1), window, minimum)
+        rank_icir, _ = _kernels.trailing_ratio(np.concatenate([past[1, index], rank_ic], axis=1), window, minimum)
+        return {
+            "ic": ic,
+            "rank_ic": rank_ic,
+            "coverage": coverage,
+            "n": n,
+            "icir": icir,
+            "rank_icir": rank_icir,
+            "icir_n": icir_n,
+            "long_short": long_short,
+        }
+
+    # (horizon, metric date) of the rows of one factor: those with a signal session
+    positions = np.arange(at.start, at.stop)
+    exists = positions - (steps[:, None] + 1) >= 0
+    row_horizon, row_date = np.nonzero(exists)
+    if not len(row_horizon):
+        return
+    date_of = calendar[at.start + row_date]
+    signal_of = calendar[at.start + row_date - (steps[row_horizon] + 1)]
+    per_batch = max(threads, _BATCH_ROWS // len(row_horizon), 1)
+    schema = FACTOR_METRICS.arrow()
+    names = enumerate(features)
+    with ThreadPoolExecutor(threads) as workers:
+        while chunk := list(islice(names, per_batch)):
+            # values are fetched here, one per free worker: the mapping may read a store that is not thread-safe
+            results = []
+            for begin in range(0, len(chunk), threads):
+                some = [(i, name, _checked(name, features[name], members, first)) for i, name in chunk[begin:][:threads]]
+                results += workers.map(lambda item: one(*item), some)
+            rows = len(row_horizon)
+            factor = np.repeat(np.arange(len(chunk), dtype=np.int32), rows)
+            data = {
+                "universe": pa.repeat(universe, len(factor)),
+                "date": pa.array(np.tile(date_of, len(chunk))),
+                "pool": pa.repeat(pool_name, len(factor)),
+                "horizon": pa.array(np.tile(steps[row_horizon].astype(np.int32), len(chunk))),
+                "factor": pa.array([name for _, name in chunk]).take(pa.array(factor)),
+                "signal_date": pa.array(np.tile(signal_of, len(chunk))),
+            }
+            for column in results[0]:
+                values = np.concatenate([result[column][exists] for result in results])
+                data[column] = pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
+            yield pa.RecordBatch.from_arrays([data[name] for name in schema.names], schema=schema)
+
+
+def _checked(name: str, values: np.ndarray, members: np.ndarray, first: int) -> np.ndarray:
+    if values.dtype != np.float32 or values.ndim != 2 or values.shape[0] != members.shape[1]:
+        raise PanelError(
+            f"factor {name!r} must be float32, shape ({members.shape[1]} instruments, sessions), "
+            f"got {values.dtype} {values.shape}"
+        )
+    return np.ascontiguousarray(values)
+
+
+def _past(
+    history: pa.Table | None,
+    universe: str,
+    pool: str,
+    horizons: tuple[int, ...],
+    factors: tuple[str, ...],
+    before: np.ndarray,
+    window: int,
+) -> np.ndarray:
+    """Stored ic and rank_ic of the window - 1 calendar sessions before the start, (2, F, H, window - 1), else NaN."""
+    past = np.full((2, len(factors), len(horizons), window - 1), np.nan)
+    if history is None:
+        return past
+    for column in _HISTORY_COLUMNS:
+        if column not in history.column_names:
+            raise unknown("column of the metrics history", column, history.column_names)
+    days = before[len(before) - min(window - 1, len(before)) :]
+    if not len(days) or not history.num_rows:
+        return past
+    history = history.select(list(_HISTORY_COLUMNS)).filter(
+        (pc.field("universe") == universe)
+        & (pc.field("pool") == pool)
+        & (pc.field("date") >= pa.scalar(days[0].astype(date)))
+        & (pc.field("date") <= pa.scalar(days[-1].astype(date)))
+        & pc.field("horizon").isin(list(horizons))
+        & pc.field("factor").isin(pa.array(factors, pa.string()))
+    )
+    at_date = pc.index_in(history["date"], pa.array(days)).to_numpy()
+    if history["date"].num_chunks and pc.index_in(history["date"], pa.array(days)).null_count:
+        stray = pc.filter(history["date"], pc.invert(pc.is_in(history["date"], pa.array(days))))[0]
+        raise SessionError(f"metrics history has date {stray}, which is no session of the calendar; pass the calendar")
+    at_factor = pc.index_in(history["factor"], pa.array(factors, pa.string())).to_numpy()
+    at_horizon = np.searchsorted(np.array(horizons), history["horizon"].to_numpy())
+    cell = (at_factor.astype(np.int64), at_horizon, at_date.astype(np.int64) + (window - 1 - len(days)))
+    flat = np.ravel_multi_index(cell, past.shape[1:])
+    if len(np.unique(flat)) != len(flat):
+        values, counts = np.unique(flat, return_counts=True)
+        f, h, d = np.unravel_index(values[counts > 1][0], past.shape[1:])
+        raise PanelError(
+            f"metrics history has several rows for factor {factors[f]!r}, horizon {horizons[h]}, "
+            f"date {days[d - (window - 1 - len(days))]}; read one version of the table"
+        )
+    for k, column in enumerate(("ic", "rank_ic")):
+        past[k][cell] = history[column].to_numpy()
+    return past

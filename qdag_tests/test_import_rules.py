@@ -1,0 +1,94 @@
+"""The rooms: which module may import which, read from the source itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "qdag"
+
+# room -> the rooms it may import besides itself
+ROOMS = {
+    "errors": set(),
+    "schema": {"errors"},
+    "settings": {"errors"},
+    "sessions": {"errors", "settings"},
+    "universes": {"errors", "settings", "sessions"},
+    "engine": {"errors"},
+    "quality": {"errors", "schema", "settings", "sessions", "engine", "features", "store"},
+    "sources": {"errors", "schema", "settings", "sessions", "universes", "engine"},
+    "features": {"errors", "schema", "settings", "engine"},
+    "store": {"errors", "schema", "settings", "sessions", "universes", "engine"},
+    "factors": {"errors", "schema", "settings", "engine"},
+    "models": {"errors", "schema", "settings", "sessions", "universes", "engine", "features", "store", "factors"},
+}
+DOMAIN = set(ROOMS) | {"__init__"}
+ROOMS["stages"] = DOMAIN
+ROOMS["home"] = {"errors", "settings"}
+ROOMS["serve"] = {"errors", "settings", "home"}
+ROOMS["doctor"] = DOMAIN | {"home"}
+ROOMS["defs"] = DOMAIN | {"stages", "home"}
+ROOMS["definitions"] = ROOMS["defs"] | {"defs"}
+ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor"}
+ROOMS["__main__"] = {"cli"}
+
+ONLY_IN = {
+    "dagster": ("defs/", "definitions.py", "cli.py"),
+    "mlflow": ("models/tracking.py",),
+    "great_expectations": ("defs/checks.py",),
+    "bokeh_sampledata": ("sources/sample.py",),
+}
+LAZY = ("dagster", "mlflow", "great_expectations", "qlib", "lightgbm", "exchange_calendars", "deltalake", "talib")
+
+
+def _modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def _room(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.update({node.module} | {f"{node.module}.{alias.name}" for alias in node.names})
+    return found
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        return
+    assert room in ROOMS, f"{path} is in a room the design does not know"
+    for name in _imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] == "qdag" and len(parts) > 1 and (PACKAGE / parts[1]).with_suffix(".py").exists() | (PACKAGE / parts[1]).is_dir():
+            assert parts[1] == room or parts[1] in ROOMS[room], f"{room} must not import {name}"
+        allowed = ONLY_IN.get(parts[0])
+        where = str(path.relative_to(PACKAGE))
+        assert allowed is None or where.startswith(allowed), f"{where} must not import {parts[0]}"
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_imports_are_inside_functions(path: Path) -> None:
+    room = _room(path)
+    tree = ast.parse(path.read_text())
+    top = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    heavy = {name.split(".")[0] for name in _imports(top)} & set(LAZY)
+    if room in ("defs", "definitions"):
+        heavy -= {"dagster"}
+    assert not heavy, f"import {heavy} where it is used"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, qdag.cli; print(sorted(set(sys.modules) & {'dagster','mlflow','qlib','pandas','pyarrow','numba','numpy','great_expectations'}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
