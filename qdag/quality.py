@@ -8,13 +8,12 @@ these frames for a window; wide tables are summarised by column here, so that ju
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from qdag.errors import MissingDataError, SessionError, unknown
+from qdag.errors import SessionError, unknown
 from qdag.schema import FEATURE_TABLES
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings
@@ -51,7 +50,8 @@ class Rule:
     table : asset whose check judges it
     check : ``structure`` blocks the downstream, ``completeness`` and ``values`` warn
     kind : ``unique`` (the columns together), ``not_null``, ``between`` (each column within ``minimum`` and/or
-        ``maximum``; null passes, infinity does not), ``ordered`` (first column >= second), ``equals`` (each column equals ``value``), ``empty`` (the frame has no row)
+        ``maximum``; null passes, infinity does not), ``ordered`` (first column >= second; null passes), ``equals``
+        (each column equals ``value``), ``empty`` (the frame has no row)
     columns : columns of the frame
     meaning : why it matters and what to do, for the person who reads the failure
     frame : which frame of :func:`frames`
@@ -177,7 +177,8 @@ def offenders(rule: Rule, frame: pd.DataFrame) -> tuple[tuple[dict[str, Any], ..
     if rule.frame == "rows":
         keys = FACTOR_KEYS if rule.table == "factor_metrics" else INSTRUMENT_KEYS
         wrong = wrong[[*(k for k in keys if k in wrong), *(c for c in rule.columns if c not in keys)]]
-    return tuple(wrong.head(OFFENDERS).to_dict("records")), dates
+    lines = wrong.head(OFFENDERS).to_dict("records")
+    return tuple({str(k): v for k, v in line.items()} for line in lines), dates
 
 
 # -- the rules --------------------------------------------------------------------------------------------------------
@@ -379,7 +380,8 @@ def _bin_rules(_: Sequence[str]) -> tuple[Rule, ...]:
             "structure",
             "between",
             ("different",),
-            "Values that Qlib reads differ from raw_ohlcv: materialize the range again.",
+            "Values that Qlib reads differ from raw_ohlcv: materialize the range again. "
+            f"Of more than {SAMPLED_INSTRUMENTS} instruments an evenly spaced sample is compared.",
             "bins",
             {"maximum": 0},
         ),
@@ -615,7 +617,8 @@ def _schema(table: str, scope: Scope, columns: Sequence[str]) -> Frames:
 
 
 def _read(scope: Scope, table: str, start: np.datetime64, end: np.datetime64, columns: Sequence[str]) -> pd.DataFrame:
-    read = scope.store.read(table, scope.universe, start.item(), end.item(), columns=list(columns))
+    first, last = (day.astype("M8[D]").astype(date) for day in (start, end))
+    read = scope.store.read(table, scope.universe, first, last, columns=list(columns))
     return read.to_pandas(date_as_object=False)
 
 
@@ -687,15 +690,11 @@ def _raw_frames(scope: Scope) -> Frames:
 def _refusals(scope: Scope, window: np.ndarray, rows: int) -> Frames:
     names = ["date", "instrument", "source", "line", "reason"]
     if scope.store.exists("quarantine"):
-        # a refused file has no date of its own: it stands at the universe's start
-        refused = scope.store.read("quarantine", scope.universe, columns=names).to_pandas(date_as_object=False)
+        refused = _read(scope, "quarantine", window[0], window[-1], names)
     else:
         refused = pd.DataFrame({name: pd.Series([], dtype=object) for name in names})
     yield "refused_files", refused[refused["line"] == 0]
     lines = refused[refused["line"] != 0]
-    if len(lines):
-        days = _days(lines)
-        lines = lines[(days >= window[0]) & (days <= window[-1])]
     by_reason = lines.groupby("reason", as_index=False).agg(refused=("line", "size"), example=("source", "first"))
     by_reason["share"] = by_reason["refused"] / (rows + len(lines))
     yield "refused_rows", by_reason
@@ -712,10 +711,12 @@ def _feature_frames(table: str, scope: Scope, columns: Sequence[str]) -> Frames:
     for start, end in _spans(scope, table, window):
         chunk = _read(scope, table, start, end, [*INSTRUMENT_KEYS, *values])
         yield "rows", chunk[[*INSTRUMENT_KEYS, *bounded]]
-        sessions.append(_covered(scope, start, end, chunk))
+        sessions.append(_covered(scope, window, start, end, chunk))
         if mature is not None:
             old = chunk.loc[_days(chunk) >= mature, values].to_numpy(np.float32)
-            counts += len(old), np.isnan(old).sum(axis=0), np.isinf(old).sum(axis=0)
+            counts[0] += len(old)
+            counts[1] += np.isnan(old).sum(axis=0)
+            counts[2] += np.isinf(old).sum(axis=0)
     total = np.maximum(counts[0], 1)
     shares = {"rows": counts[0], "null_share": counts[1] / total, "infinite_share": counts[2] / total}
     summary = pd.DataFrame({"column": values, **shares})
@@ -729,10 +730,11 @@ def _mature_from(scope: Scope) -> np.datetime64 | None:
     return stored[MATURE_SESSIONS] if len(stored) > MATURE_SESSIONS else None
 
 
-def _covered(scope: Scope, start: np.datetime64, end: np.datetime64, keys: pd.DataFrame) -> pd.DataFrame:
+def _covered(
+    scope: Scope, sessions: np.ndarray, start: np.datetime64, end: np.datetime64, keys: pd.DataFrame
+) -> pd.DataFrame:
     """The session frame of a part of a table, with the rows of raw_ohlcv that have no row in it."""
-    window = scope.sessions()
-    frame = _session_frame(window[(window >= start) & (window <= end)], _days(keys))
+    frame = _session_frame(sessions[(sessions >= start) & (sessions <= end)], _days(keys))
     bars = _read(scope, "raw_ohlcv", start, end, INSTRUMENT_KEYS)
     pairs = bars.merge(keys[list(INSTRUMENT_KEYS)].drop_duplicates(), how="left", indicator="side")
     lost = pairs.loc[pairs["side"] == "left_only"].groupby("date").size()
@@ -750,7 +752,7 @@ def _label_frames(scope: Scope, columns: Sequence[str]) -> Frames:
     for start, end in _spans(scope, "labels", sessions):
         chunk = _read(scope, "labels", start, end, [*INSTRUMENT_KEYS, *labels])
         yield "rows", chunk
-        parts.append(_covered(scope, start, end, chunk))
+        parts.append(_covered(scope, sessions, start, end, chunk))
         days = _days(chunk)
         for name, horizon in horizons.items():
             known = days < bars[-horizon - 1] if len(bars) > horizon else np.zeros(len(days), bool)
@@ -761,8 +763,7 @@ def _label_frames(scope: Scope, columns: Sequence[str]) -> Frames:
         for n, c in counts.items()
     ]
     yield "horizons", pd.DataFrame(lines, columns=["label", "known_rows", "known_null_share", "too_early"])
-    frame = pd.concat(parts, ignore_index=True)
-    yield "sessions", frame[frame["date"].isin(scope.sessions().astype("M8[s]")) | ~frame["is_session"]]
+    yield "sessions", pd.concat(parts, ignore_index=True)
 
 
 def _long_frames(table: str, scope: Scope) -> Frames:
@@ -793,47 +794,39 @@ def _long_frames(table: str, scope: Scope) -> Frames:
 
 def _bin_frames(scope: Scope) -> Frames:
     from qdag.store.panels import read_panel
+    from qdag.store.qlib_bin import read_calendar, read_instruments, read_provider_panel
 
     window = scope.sessions()
     provider = scope.settings.provider(scope.universe)
-    path = provider / "calendars" / "day.txt"
-    if not path.exists():
-        raise MissingDataError(f"no Qlib calendar at {path}; materialize qlib_bin of universe {scope.universe!r}")
-    lines = np.array(path.read_text("ascii").split(), "M8[D]")
+    lines = read_calendar(provider)
     spec = scope.settings.universe(scope.universe)
-    due = scope.calendar().between(max(spec.start, min(lines[0], window[0]).item()), max(lines[-1], window[-1]).item())
+    known = [*lines, *window]
+    due = scope.calendar().between(max(spec.start, min(known).item()), max(known).item())
     every = np.union1d(lines, due)
-    frame = pd.DataFrame({"date": every.astype("M8[s]"), "is_session": np.isin(every, due)})
-    in_order = len(lines) < 2 or bool(np.all(np.diff(lines) > np.timedelta64(0, "D")))
-    yield "calendar", frame.assign(in_calendar=np.isin(every, lines) & in_order)
-
-    panel = read_panel(scope.store, scope.universe, window)
-    chosen = np.unique(
-        np.linspace(0, len(panel.instruments) - 1, min(SAMPLED_INSTRUMENTS, len(panel.instruments))).astype(int)
+    in_order = bool(np.all(np.diff(lines) > np.timedelta64(0, "D")))
+    yield (
+        "calendar",
+        pd.DataFrame(
+            {
+                "date": every.astype("M8[s]"),
+                "is_session": np.isin(every, due),
+                "in_calendar": np.isin(every, lines) & in_order,
+            }
+        ),
     )
-    rows = []
-    for name, matrix in panel.fields.items():
-        if name == "change":
-            # its first value needs the close before the window; close itself is compared
-            continue
-        for at in chosen:
-            read = _read_bin(provider, panel.instruments[at], name, np.searchsorted(lines, window))
-            expected = matrix[at].astype(np.float32)
-            same = np.isclose(read, expected, rtol=1e-6, atol=0, equal_nan=True)
-            rows.append((panel.instruments[at], name, len(same), int((~same).sum())))
-    yield "bins", pd.DataFrame(rows, columns=["instrument", "field", "sessions", "different"])
 
-
-def _read_bin(provider: Path, instrument: str, name: str, positions: np.ndarray) -> np.ndarray:
-    """Values of a Qlib bin at calendar positions, float32; NaN outside what the file covers or without a file.
-
-    The file's first float32 is the calendar position of its first value (Qlib's LocalFeatureStorage).
-    """
-    path = provider / "features" / instrument.lower() / f"{name}.day.bin"
-    values = np.full(len(positions), np.nan, np.float32)
-    if path.exists():
-        stored = np.fromfile(path, "<f4")
-        at = positions - int(stored[0]) + 1
-        inside = (at >= 1) & (at < len(stored))
-        values[inside] = stored[at[inside]]
-    return values
+    traded = _read(scope, "raw_ohlcv", window[0], window[-1], ["instrument"])["instrument"].unique()
+    names = sorted({*traded, *read_instruments(provider)})
+    picked = np.linspace(0, len(names) - 1, min(SAMPLED_INSTRUMENTS, len(names))).astype(int)
+    names = [names[i] for i in np.unique(picked)]
+    table = read_panel(scope.store, scope.universe, window, names)
+    bins = read_provider_panel(provider, tuple(table.fields), names, window[0], window[-1], missing_ok=True)
+    at, found = np.searchsorted(window, bins.sessions), np.isin(bins.sessions, window)
+    rows: list[dict[str, Any]] = []
+    for name in table.fields:
+        stored = np.full(table.shape, np.nan, np.float32)
+        stored[:, at[found]] = bins[name][:, found]
+        same = (stored == table[name]) | (np.isnan(stored) & np.isnan(table[name]))
+        different = (~same).sum(axis=1).tolist()
+        rows += [{"instrument": i, "field": name, "different": n} for i, n in zip(names, different, strict=True)]
+    yield "bins", pd.DataFrame(rows, columns=["instrument", "field", "different"])

@@ -87,9 +87,7 @@ QUARANTINE = TableSpec(
     ("universe", "date", "instrument", "source", "line", "reason"),
     (
         UNIVERSE,
-        Column(
-            "date", "date32", "session of the refused row; the universe's start where it is unknown", nullable=False
-        ),
+        Column("date", "date32", "day of the refused row; the first day asked for where it is unknown", nullable=False),
         Column("instrument", "string", "security the row or file was delivered for", nullable=False),
         Column("source", "string", "file (relative to the source's folder) or source name", nullable=False),
         Column("line", "int64", "1-based line in the file; 0 for a whole file", nullable=False),

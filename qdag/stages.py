@@ -5,6 +5,8 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 :class:`StageResult`. Days outside the universe's own range, and days that are no session of its exchange, are empty.
 """
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +26,7 @@ from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings
-from qdag.store.panels import panel_table, read_panel, table_matrix
+from qdag.store.panels import ENGINE_FIELDS, panel_batches, read_panel, table_matrix
 from qdag.store.tables import TableStore
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ PREVIEW_ROWS = 5
 CHUNK_SESSIONS = 250
 FUTURE_SESSIONS = 250
 FACTOR_BLOCK = 32
+AHEAD_BATCHES = 4
+POOL = "all"
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -114,25 +118,60 @@ class _Counter:
     dates: set[date] = field(default_factory=set)
     preview: pa.Table | None = None
 
-    def watch(self, batches: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        for table in batches:
-            self.rows += table.num_rows
+    def watch(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            self.rows += batch.num_rows
             for name in self.values:
-                column = table[name]
+                column = batch[name]
                 self.missing += column.null_count
                 if pa.types.is_floating(column.type):
                     self.missing += pc.sum(pc.is_nan(column)).as_py() or 0
-            if "instrument" in table.column_names:
-                self.instruments.update(pc.unique(table["instrument"]).to_pylist())
-            self.dates.update(pc.unique(table["date"]).to_pylist())
-            if table.num_rows:
-                self.preview = table.slice(max(0, table.num_rows - PREVIEW_ROWS))
-            yield from table.to_batches()
+            if "instrument" in batch.schema.names:
+                self.instruments.update(pc.unique(batch["instrument"]).to_pylist())
+            self.dates.update(pc.unique(batch["date"]).to_pylist())
+            if batch.num_rows:
+                self.preview = pa.Table.from_batches([batch.slice(max(0, batch.num_rows - PREVIEW_ROWS))])
+            yield batch
 
     @property
     def nan_share(self) -> float:
         cells = self.rows * len(self.values)
         return self.missing / cells if cells else 0.0
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Make batches in a thread, a few ahead of the writer.
+
+    The writer pulls from inside its own runtime, where the store cannot be read; and computing goes on while it writes.
+    """
+    waiting: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(AHEAD_BATCHES)
+    stopped = threading.Event()
+
+    def put(item: pa.RecordBatch | BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                return waiting.put(item, timeout=0.1)
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=make, name="qdag-batches", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def _sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
@@ -149,7 +188,7 @@ def _write(
     spec: schema.TableSpec,
     universe: str,
     sessions: np.ndarray,
-    batches: Callable[[], Iterator[pa.Table]],
+    batches: Callable[[], Iterator[pa.RecordBatch]],
     inputs: tuple[str, ...] = (),
     extra: dict[str, Any] | None = None,
 ) -> StageResult:
@@ -163,7 +202,7 @@ def _write(
                 "qdag_version": __version__,
                 **{f"input.{name}": str(platform.store.version(name)) for name in inputs},
             }
-            reader = counter.watch(batches())
+            reader = counter.watch(_ahead(batches()))
             start, end = sessions[0].item(), sessions[-1].item()
             version = platform.store.replace(spec, universe, start, end, reader, provenance)
     return StageResult(
@@ -262,43 +301,55 @@ def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> Stag
     sessions = _sessions(platform, universe, start, end)
     if not len(sessions):
         return _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(()))
-    began = time.perf_counter()
-    platform.report("raw_ohlcv", 0, 2)
     spec = platform.settings.universe(universe)
     first, last = sessions[0].item(), sessions[-1].item()
-    everything = _sessions(platform, universe, spec.start, last)
-    delivery = open_source(universe, spec).deliver(everything, first, last)
-    platform.report("raw_ohlcv", 1, 2)
-    reasons = {item["values"]: item["counts"] for item in pc.value_counts(delivery.quarantine["reason"]).to_pylist()}
+    with _Meter() as meter:
+        platform.report("raw_ohlcv", 0, 2)
+        everything = platform.calendar(universe).between(spec.start, last)
+        delivery = open_source(universe, spec).deliver(everything, first, last)
+        platform.report("raw_ohlcv", 1, 2)
+        _write(platform, schema.QUARANTINE, universe, sessions, lambda: iter(delivery.quarantine.to_batches()))
+        result = _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(delivery.bars.to_batches()))
+        platform.report("raw_ohlcv", 2, 2)
+    counts = pc.value_counts(delivery.quarantine["reason"]).to_pylist()
     extra = {
         "files": delivery.files,
         "corrections": delivery.corrections,
         "quarantined": delivery.quarantine.num_rows,
-        "quarantine_reasons": _rows(["reason", "rows"], reasons.items()),
         **{key: float(value) for key, value in delivery.checks.items()},
     }
-    _store_quarantine(platform, universe, first, last, delivery.quarantine)
-    result = _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter([delivery.bars]), extra=extra)
-    platform.report("raw_ohlcv", 2, 2)
-    return replace(result, seconds=time.perf_counter() - began)
+    if counts:
+        extra["quarantine_reasons"] = _rows(["reason", "rows"], ([c["values"], c["counts"]] for c in counts))
+    return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=extra)
 
 
 def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> StageResult:
-    """Write the stored sessions into the universe's Qlib provider directory."""
-    from qdag.store.qlib_bin import FIELDS, QlibBinWriter
+    """Write the stored sessions into the universe's Qlib provider directory.
 
+    Sessions between the last published one and the window are written as well, with what raw_ohlcv holds for them:
+    a provider's calendar has no gaps.
+    """
+    from qdag.store.qlib_bin import QlibBinWriter, read_calendar
+
+    spec = platform.settings.universe(universe)
+    provider = platform.settings.provider(universe)
     sessions = _sessions(platform, universe, start, end)
-    report = None
     panel = Panel([], sessions, {})
+    extra: dict[str, Any] = {"provider": str(provider)}
     with _Meter() as meter:
         if len(sessions):
             platform.report("qlib_bin", 0, 2)
-            panel = read_panel(platform.store, universe, sessions)
+            calendar = platform.calendar(universe).between(spec.start, platform.last_session(universe))
+            published = len(read_calendar(provider, missing_ok=True))
+            begin = min(published, int(np.searchsorted(calendar, sessions[0])))
+            written = calendar[begin : int(np.searchsorted(calendar, sessions[-1])) + 1]
+            panel = read_panel(platform.store, universe, written)
             platform.report("qlib_bin", 1, 2)
-            calendar = platform.calendar(universe)
-            writer = QlibBinWriter(platform.settings.provider(universe))
-            report = writer.write(panel, calendar.all, calendar.future(FUTURE_SESSIONS))
+            future = platform.calendar(universe).future(FUTURE_SESSIONS, after=calendar[-1].item())
+            report = QlibBinWriter(provider).write(panel, calendar, future)
             platform.report("qlib_bin", 2, 2)
+            extra |= {"bridged_sessions": len(written) - len(sessions), **vars(report)}
+            extra["raw_ohlcv_version"] = platform.store.version("raw_ohlcv")
     exists = panel.exists()
     missing = [np.isnan(panel[name])[exists].mean() for name in panel.fields] if exists.any() else []
     return StageResult(
@@ -311,25 +362,26 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
         nan_share=float(np.mean(missing)) if missing else 0.0,
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
-        extra={
-            "provider": str(platform.settings.provider(universe)),
-            "fields": ", ".join(FIELDS),
-            "report": str(report),
-        },
+        extra=extra,
     )
 
 
 def _panel(
-    platform: Platform, universe: str, sessions: np.ndarray, before: int = 0, after: int = 0, fields: Sequence[str] = ()
+    platform: Platform,
+    universe: str,
+    sessions: np.ndarray,
+    before: int = 0,
+    after: int = 0,
+    fields: Sequence[str] = ENGINE_FIELDS,
 ) -> tuple[Panel, int]:
     """Adjusted fields of the sessions with up to ``before`` more in front and ``after`` more behind.
 
     Returns the panel and the position in it where the asked sessions begin.
     """
-    from qdag.store.qlib_bin import provider_sessions, read_provider_panel
+    from qdag.store.qlib_bin import read_calendar, read_provider_panel
 
     provider = platform.settings.provider(universe)
-    stored = provider_sessions(provider)
+    stored = read_calendar(provider, missing_ok=True)
     missing = np.setdiff1d(sessions, stored)
     if len(missing):
         raise MissingDataError(
@@ -339,7 +391,7 @@ def _panel(
     begin = int(np.searchsorted(stored, sessions[0]))
     finish = int(np.searchsorted(stored, sessions[-1]))
     left, right = max(0, begin - before), min(len(stored) - 1, finish + after)
-    panel = read_provider_panel(provider, tuple(fields) or None, start=stored[left].item(), end=stored[right].item())
+    panel = read_provider_panel(provider, tuple(fields), start=stored[left], end=stored[right])
     return panel, begin - left
 
 
@@ -365,12 +417,12 @@ def technical_indicators(platform: Platform, universe: str, start: date, end: da
     spec = _spec(platform.settings, "technical_indicators")
     sessions = _sessions(platform, universe, start, end)
 
-    def batches() -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
         for chunk in _chunks(platform, spec.name, sessions):
             panel, begin = _panel(platform, universe, chunk, before=WARMUP, fields=FIELDS)
             columns = compute_indicators(panel, start=begin, threads=platform.settings.engine.threads)
             wanted = panel.window(begin, begin + len(chunk))
-            yield panel_table(spec, universe, wanted, columns, chunk[0].item(), chunk[-1].item())
+            yield from panel_batches(spec, universe, wanted, columns)
 
     return _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
 
@@ -406,7 +458,7 @@ def _expressions(
     planned = plan(expressions, allow_future=allow_future)
     engine = platform.settings.engine
 
-    def batches() -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
         for chunk in _chunks(platform, spec.name, sessions):
             panel, begin = _panel(platform, universe, chunk, planned.lookback, after, sorted(planned.fields))
             wanted = panel.window(begin, begin + len(chunk))
@@ -420,8 +472,7 @@ def _expressions(
             )
             for which, arrays in blocks:
                 columns = {name: values[:, : len(chunk)] for name, values in arrays.items()}
-                first, last = chunk[0].item(), chunk[-1].item()
-                yield panel_table(spec, universe, wanted.rows(which), columns, first, last)
+                yield from panel_batches(spec, universe, wanted.rows(which), columns)
 
     return _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
 
@@ -487,7 +538,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
     if not len(signals):
         return _write(platform, spec, universe, sessions, lambda: iter(()), inputs=(*tables, "labels"))
 
-    def batches() -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
         panel, _ = _panel(platform, universe, signals, fields=("close",))
         names = [f"label_{h}" for h in settings.horizons]
         stored_labels = platform.store.read(
@@ -506,14 +557,14 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
             {h: known[f"label_{h}"] for h in settings.horizons},
             panel.sessions,
             panel.exists(),
-            pool_name="all",
+            pool_name=POOL,
             universe=universe,
             dates=dates,
             calendar=calendar,
             history=history,
             threads=settings.engine.threads,
         ):
-            yield pa.Table.from_batches([batch])
+            yield batch
             done = min(len(features), done + len(pc.unique(batch["factor"])))
             platform.report(spec.name, done, len(features))
         platform.report(spec.name, len(features), len(features))
@@ -530,9 +581,7 @@ def best_factors(
     """The factors with the largest |mean RankIC| over the dates."""
     from qdag.factors.report import top_factors
 
-    columns = ["date", "pool", "horizon", "factor", "ic", "rank_ic", "coverage"]
-    stored = platform.store.read("factor_metrics", universe, start, end, columns=columns)
-    return top_factors(stored.filter(pc.equal(stored["pool"], "all")), horizon, n)
+    return top_factors(platform.store.read("factor_metrics", universe, start, end), horizon, n, pool=POOL)
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -594,14 +643,14 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
     sessions = _sessions(platform, universe, start, end)
     extra: dict[str, Any] = {}
 
-    def batches() -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
         platform.report("predictions", 0, len(sessions))
         scored = predict(platform.settings, platform.store, universe, sessions)
         extra["models"] = _rows(["model", "sessions"], scored.models.items())
         extra["sessions_without_model"] = len(scored.without_model)
         extra["sessions_without_features"] = len(scored.without_features)
         platform.report("predictions", len(sessions), len(sessions))
-        yield scored.table
+        yield from scored.table.to_batches()
 
     result = _write(
         platform, schema.PREDICTIONS, universe, sessions, batches, inputs=platform.settings.training.features
@@ -615,10 +664,9 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
 def stored_sessions(platform: Platform, table: str, universe: str) -> np.ndarray:
     """Sessions that a table, the Qlib directory or the registered models hold for a universe."""
     if table == "qlib_bin":
-        from qdag.store.qlib_bin import provider_sessions
+        from qdag.store.qlib_bin import read_calendar
 
-        provider = platform.settings.provider(universe)
-        return provider_sessions(provider) if provider.exists() else np.array([], "M8[D]")
+        return read_calendar(platform.settings.provider(universe), missing_ok=True)
     if table == "trained_model":
         from qdag.models.tracking import registered_models
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -82,7 +83,7 @@ def _asset(
 
 
 def _dep(partitions: dg.MultiPartitionsDefinition, name: str, dep: str) -> dg.AssetDep:
-    """Identity between equal partitions; between months and sessions lineage is by universe, the stages know the rest."""
+    """Identity between equal partitions; months and sessions are linked by universe, the stages know the rest."""
     if (name == "trained_model") == (dep == "trained_model"):
         return dg.AssetDep(dep)
     return dg.AssetDep(
@@ -139,4 +140,4 @@ def _metadata_value(value: Any) -> Any:
         return dg.MetadataValue.url(value)
     if isinstance(value, str) and ("\n" in value or value.startswith("![")):
         return dg.MetadataValue.md(value)
-    return value
+    return value.isoformat() if isinstance(value, date) else value

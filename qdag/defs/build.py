@@ -1,10 +1,16 @@
 """The whole code location, built from settings; tests and the command pass their own platform."""
 
+import warnings
+
 import dagster as dg
 
 from qdag.defs.assets import build_assets
 from qdag.settings import Settings, load_settings
 from qdag.stages import Platform
+
+# range runs and mappings of partition dimensions are beta in Dagster; the tests hold what qdag needs of them
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 SESSION_JOB = "sessions"
 TRAINING_JOB = "training"

@@ -6,6 +6,7 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
+import numpy as np
 
 from qdag.defs.build import PREDICTION_JOB, SESSION_JOB, TRAINING_JOB, build_defs
 from qdag.defs.partitions import range_tags
@@ -47,7 +48,7 @@ def launch(
     calendar = platform.calendar(universe)
     last = platform.last_session(universe)
     start, end = max(start or spec.start, spec.start), min(end or last, last)
-    sessions = calendar.between(start, end) if start <= end else ()
+    sessions = calendar.between(start, end) if start <= end else calendar.all[:0]
     if len(sessions) == 0:
         raise SessionError(f"universe {universe!r} has no session from {start} to {end}; it starts at {spec.start}")
     definitions = build_defs(settings, platform)
@@ -71,7 +72,7 @@ def launch(
         run(TRAINING_JOB, wanted & {"trained_model"}, f"{day:%Y-%m}", f"{day:%Y-%m}")
     scored = sessions
     if trained and "trained_model" in wanted:
-        scored = [s for s in sessions if s.item() > trained[0]]
+        scored = sessions[sessions > np.datetime64(trained[0])]
     if len(scored):
         run(PREDICTION_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
     return outcome

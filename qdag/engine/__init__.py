@@ -1,0 +1,12 @@
+"""The expression engine: Qlib expressions on panels.
+
+``parse`` reads one expression, ``plan`` makes one graph of many, ``compute`` and ``compute_blocks`` run it on a panel.
+"""
+
+from qdag.engine.execute import compute, compute_blocks
+from qdag.engine.operators import OPERATORS
+from qdag.engine.panel import Panel
+from qdag.engine.parser import parse
+from qdag.engine.plan import ALL_HISTORY, Plan, plan
+
+__all__ = ["ALL_HISTORY", "OPERATORS", "Panel", "Plan", "compute", "compute_blocks", "parse", "plan"]

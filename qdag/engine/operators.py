@@ -60,8 +60,9 @@ def _cross(name: str, series: int, meaning: str, **more: object) -> Operator:
     return Operator(name, Kind.CROSS, series, meaning, **more)  # type: ignore[arg-type]
 
 
-# Left out of Qlib's list: TResample (raises TypeError in Qlib 0.9.7 itself and changes the index), P and PRef with $$fields
-# (point-in-time statements, another kind of data), and the bare base classes Rolling and Feature.
+# Left out of Qlib's list: TResample (raises TypeError in Qlib 0.9.7 itself and changes the index), P and PRef with
+# $$fields (point-in-time statements, another kind of data), the bare base classes Rolling and Feature, the all-history
+# window 0 of Corr and Cov (both fail in Qlib) and of EMA (whose decay would then depend on the length of the history).
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
@@ -121,7 +122,7 @@ OPERATORS: dict[str, Operator] = {
             parameters=("window",),
             expanding=False,
         ),
-        Operator("Cov", Kind.PAIR, 2, "covariance, ddof=1", parameters=("window",)),
+        Operator("Cov", Kind.PAIR, 2, "covariance, ddof=1", parameters=("window",), expanding=False),
         Operator(
             "Mask", Kind.INSTRUMENT, 1, "the series of another instrument, Mask(x, 'AAPL')", parameters=("instrument",)
         ),
@@ -140,7 +141,7 @@ OPERATORS: dict[str, Operator] = {
         _cross(
             "CSNeutralize",
             2,
-            "residual of x regressed in the pool on an exposure y, or x minus the mean of its group y with mode 'group'",
+            "residual of x regressed on an exposure y, or x minus the mean of its group y with mode 'group'",
             parameters=("mode",),
             optional=1,
         ),

@@ -8,7 +8,7 @@ import ast
 import math
 import string
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from qdag.engine.operators import MAX_WINDOW, OPERATORS, Kind, Operator
@@ -61,9 +61,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Number:
-    """A number; an int stays one, because numpy promotes the two differently."""
+    """A number; an int stays one and differs from its float, because numpy promotes the two differently."""
 
     value: int | float
+    kind: type = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", type(self.value))
 
     def __str__(self) -> str:
         return repr(self.value)
@@ -203,7 +207,7 @@ class _Parser:
 
     def _number(self, node: ast.Constant) -> int | float:
         value = node.value
-        if type(value) not in (int, float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise self.fail(f"{value!r} is not a number", self.at(node))
         if abs(value) > MAX_NUMBER or (isinstance(value, int) and abs(value) > 2**53):
             raise self.fail("the number is too large", self.at(node))
@@ -239,8 +243,9 @@ class _Parser:
             raise self.fail(f"{type(node.func).__name__} cannot be called", position)
         name = node.func.id
         if self.text[position] == "$" or name not in OPERATORS:
-            raise self.fail(f"unknown operator {self.text[position : position + len(name)]!r}"
-                            f"{nearest(name, OPERATORS)}", position)
+            raise self.fail(
+                f"unknown operator {self.text[position : position + len(name)]!r}{nearest(name, OPERATORS)}", position
+            )
         if node.keywords:
             raise self.fail(f"{name} takes no named arguments", self.at(node.keywords[0].value))
         operator = OPERATORS[name]
@@ -298,7 +303,9 @@ class _Parser:
         if not isinstance(number, int):
             raise self.fail(f"the {kind} of {operator.name} must be a whole number of sessions, got {number}", position)
         if abs(number) > MAX_WINDOW:
-            raise self.fail(f"the {kind} of {operator.name} may be at most {MAX_WINDOW} sessions, got {number}", position)
+            raise self.fail(
+                f"the {kind} of {operator.name} may be at most {MAX_WINDOW} sessions, got {number}", position
+            )
         if operator.kind is not Kind.SHIFT:
             smallest = operator.minimum_window
             if number == 0 and not operator.expanding:

@@ -48,8 +48,8 @@ def _average_ranks(order, count, pair, values, ranks):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True)
-def order_labels(labels, members):  # type: ignore[no-untyped-def]
-    """Sort the known labels of every session's members, once for all factors.
+def rank_labels(labels, members):  # type: ignore[no-untyped-def]
+    """Sort and rank the known labels of every session's members, once for all factors.
 
     Parameters
     ----------
@@ -57,17 +57,21 @@ def order_labels(labels, members):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    order : (S, I) int32, instruments by ascending label, and count : (S,) int32, how many of them are meant
+    order : (S, I) int32, instruments by ascending label; count : (S,) int32, how many of them are meant;
+    ranks : (S, I) float32, average ranks of those (exact: halves below 2**23)
     """
     sessions, instruments = labels.shape
     order = np.zeros((sessions, instruments), np.int32)
     count = np.zeros(sessions, np.int32)
+    ranks = np.zeros((sessions, instruments), np.float32)
     known = np.empty(instruments, np.int64)
     values = np.empty(instruments, np.float64)
+    has = np.empty(instruments, np.bool_)
     for s in range(sessions):
         n = 0
         for i in range(instruments):
-            if members[s, i] and np.isfinite(labels[s, i]):
+            has[i] = members[s, i] and np.isfinite(labels[s, i])
+            if has[i]:
                 known[n] = i
                 values[n] = labels[s, i]
                 n += 1
@@ -75,19 +79,21 @@ def order_labels(labels, members):  # type: ignore[no-untyped-def]
         for k in range(n):
             order[s, k] = known[sort[k]]
         count[s] = n
-    return order, count
+        _average_ranks(order[s], n, has, labels[s], ranks[s])
+    return order, count, ranks
 
 
 @njit(cache=True, nogil=True)
 def cross_sections(  # type: ignore[no-untyped-def]
-    values, first, members, labels, label_order, label_count, horizons, offset, dates, min_pairs, min_quintile_pairs
-):
+    values, first, members, labels, label_order, label_count, label_ranks, horizons, offset, dates,
+    min_pairs, min_quintile_pairs,
+):  # fmt: skip
     """Compare one factor with the labels of every horizon, session by session.
 
     Parameters
     ----------
     values : (I, V) float32 factor; its column ``first`` is session 0 of the other arrays
-    members : (S, I) bool; labels : (H, S, I) float; label_order, label_count : from `order_labels`, per horizon
+    members : (S, I) bool; labels : (H, S, I) float; label_order, _count, _ranks : from `rank_labels`
     horizons : (H,) int64
     offset : metric date 0 is session ``offset`` counted from session 0
     dates : number of metric dates
@@ -108,8 +114,9 @@ def cross_sections(  # type: ignore[no-untyped-def]
     order = np.empty(instruments, np.int32)
     finite = np.empty(instruments, np.bool_)
     pair = np.empty(instruments, np.bool_)
-    rx = np.empty(instruments, np.float64)
-    ry = np.empty(instruments, np.float64)
+    own_ranks = np.empty(instruments, np.float32)
+    part_ranks = np.empty(instruments, np.float32)
+    part_label_ranks = np.empty(instruments, np.float32)
     for block in range(0, sessions, _TILE):
         width = min(_TILE, sessions - block)
         for i in range(instruments):
@@ -131,6 +138,7 @@ def cross_sections(  # type: ignore[no-untyped-def]
             keys[:count].sort()
             for j in range(count):
                 order[j] = np.int32(keys[j] & np.uint64(0xFFFFFFFF))
+            _average_ranks(order, count, finite, x, own_ranks)
 
             for h in range(len(horizons)):
                 t = s + horizons[h] + 1 - offset
@@ -151,8 +159,15 @@ def cross_sections(  # type: ignore[no-untyped-def]
                 pairs[h, t] = n
                 if n < min_pairs and n < min_quintile_pairs:
                     continue
-                _average_ranks(order, count, pair, x, rx)
-                _average_ranks(label_order[h, s], label_count[h, s], pair, y, ry)
+                # ranks among the pairs are the ranks among all when nobody dropped out on that side
+                rx = own_ranks
+                if n < count:
+                    rx = part_ranks
+                    _average_ranks(order, count, pair, x, rx)
+                ry = label_ranks[h, s]
+                if n < label_count[h, s]:
+                    ry = part_label_ranks
+                    _average_ranks(label_order[h, s], label_count[h, s], pair, y, ry)
                 mean_x = sum_x / n
                 mean_y = sum_y / n
                 middle = 0.5 * (n + 1)
@@ -164,22 +179,24 @@ def cross_sections(  # type: ignore[no-untyped-def]
                 for i in range(instruments):
                     if not pair[i]:
                         continue
-                    dx = x[i] - mean_x
-                    dy = y[i] - mean_y
+                    place = np.float64(rx[i]) - 1.0
+                    dx = np.float64(x[i]) - mean_x
+                    dy = np.float64(y[i]) - mean_y
                     xx += dx * dx
                     yy += dy * dy
                     xy += dx * dy
-                    dx = rx[i] - middle
-                    dy = ry[i] - middle
+                    dx = np.float64(rx[i]) - middle
+                    dy = np.float64(ry[i]) - middle
                     rank_xx += dx * dx
                     rank_yy += dy * dy
                     rank_xy += dx * dy
-                    if 5.0 * (rx[i] - 1.0) <= n - 1:
-                        bottom += y[i]
-                        n_bottom += 1
-                    elif 5.0 * (rx[i] - 1.0) > 4 * (n - 1):
-                        top += y[i]
-                        n_top += 1
+                    # selected, not branched on: which way an instrument goes is unpredictable
+                    low = 5.0 * place <= n - 1
+                    high = 5.0 * place > 4 * (n - 1)
+                    bottom += y[i] if low else 0.0
+                    top += y[i] if high else 0.0
+                    n_bottom += low
+                    n_top += high
                 if n >= min_quintile_pairs and n_top > 0 and n_bottom > 0:
                     long_short[h, t] = top / n_top - bottom / n_bottom
                 if n >= min_pairs and rank_xx > 0 and rank_yy > 0 and xx > 0 and yy > 0:

@@ -231,12 +231,26 @@ def iter_factor_metrics(
     members = np.ascontiguousarray(pool[:, columns].T)
     known = np.stack([np.ascontiguousarray(labels[h][:, columns].T) for h in horizons])
     return _batches(
-        features, known, members, first, at, horizons, calendar, past, pool_name, universe, window, minimum, threads
+        features,
+        pool.shape,
+        known,
+        members,
+        first,
+        at,
+        horizons,
+        calendar,
+        past,
+        pool_name,
+        universe,
+        window,
+        minimum,
+        threads,
     )
 
 
 def _batches(
     features: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
     labels: np.ndarray,
     members: np.ndarray,
     first: int,
@@ -252,14 +266,15 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     from qdag.factors import _kernels
 
-    ordered = [_kernels.order_labels(label, members) for label in labels]
-    order, count = np.stack([o for o, _ in ordered]), np.stack([c for _, c in ordered])
+    order, count, ranks = (
+        np.stack(parts) for parts in zip(*(_kernels.rank_labels(label, members) for label in labels), strict=True)
+    )
     steps = np.array(horizons, np.int64)
     length = at.stop - at.start
 
     def one(index: int, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
         ic, rank_ic, coverage, long_short, n = _kernels.cross_sections(
-            values, first, members, labels, order, count, steps, at.start - at.first, length,
+            values, first, members, labels, order, count, ranks, steps, at.start - at.first, length,
             MINIMUM_PAIRS, MINIMUM_QUINTILE_PAIRS,
         )  # fmt: skip
         icir, icir_n = _kernels.trailing_ratio(np.concatenate([past[0, index], ic], axis=1), window, minimum)
@@ -291,7 +306,7 @@ def _batches(
             # values are fetched here, one per free worker: the mapping may read a store that is not thread-safe
             results = []
             for begin in range(0, len(chunk), threads):
-                some = [(i, name, _checked(name, features[name], members, first)) for i, name in chunk[begin:][:threads]]
+                some = [(i, name, _checked(name, features[name], shape)) for i, name in chunk[begin:][:threads]]
                 results += workers.map(lambda item: one(*item), some)
             rows = len(row_horizon)
             factor = np.repeat(np.arange(len(chunk), dtype=np.int32), rows)
@@ -309,12 +324,9 @@ def _batches(
             yield pa.RecordBatch.from_arrays([data[name] for name in schema.names], schema=schema)
 
 
-def _checked(name: str, values: np.ndarray, members: np.ndarray, first: int) -> np.ndarray:
-    if values.dtype != np.float32 or values.ndim != 2 or values.shape[0] != members.shape[1]:
-        raise PanelError(
-            f"factor {name!r} must be float32, shape ({members.shape[1]} instruments, sessions), "
-            f"got {values.dtype} {values.shape}"
-        )
+def _checked(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.dtype != np.float32 or values.shape != shape:
+        raise PanelError(f"factor {name!r} must be float32, shape {shape}, got {values.dtype} {values.shape}")
     return np.ascontiguousarray(values)
 
 

@@ -132,7 +132,8 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
     -------
     dict of str -> float32 array, shape (I, S - start)
         In the order of :data:`FEATURES`. NaN at sessions whose high, low, close or volume is missing
-        or whose close is not positive, and until an indicator has the traded sessions it needs since the listing. Price units are those of the panel.
+        or whose close is not positive, and until an indicator has the traded sessions it needs since the listing.
+        Price units are those of the panel.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
         raise PanelError(f"threads is {threads}; give at least 1")
     fields = tuple(panel[name] for name in FIELDS)
     traded = np.logical_and.reduce([np.isfinite(values) for values in fields[:-1]]) & (panel["close"] > 0)
-    out = {f.name: np.full((size, width - start), np.nan, np.float32) for f in FEATURES}
+    out = np.full((len(FEATURES), size, width - start), np.nan, np.float32)
     work = partial(_instrument, fields, traded, _blocks(panel.sessions, start), start, out)
     if threads == 1 or size < 2:
         for row in range(size):
@@ -157,7 +158,7 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(work, range(size)):
                 pass
-    return out
+    return {f.name: values for f, values in zip(FEATURES, out, strict=True)}
 
 
 def _half(days: np.ndarray | np.datetime64) -> np.ndarray:
@@ -183,19 +184,17 @@ def _instrument(
     traded: np.ndarray,
     blocks: list[tuple[int, int, int]],
     start: int,
-    out: _Rows,
+    out: np.ndarray,
     row: int,
 ) -> None:
-    """Fill one instrument's row of every output."""
+    """Fill one instrument's row of every output; ``out`` has the shape (features, I, S - start)."""
     for anchor, begin, end in blocks:
         at = anchor + np.flatnonzero(traded[row, anchor:end])
         wanted = int(np.searchsorted(at, begin))
         if wanted == len(at):
             continue
         values = _series(*(field[row, at].astype(np.float64) for field in fields))
-        positions = at[wanted:] - start
-        for name, array in out.items():
-            array[row, positions] = values[name][wanted:]
+        out[:, row, at[wanted:] - start] = [values[f.name][wanted:] for f in FEATURES]
 
 
 def _series(high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, vwap: np.ndarray) -> _Rows:

@@ -58,15 +58,19 @@ def feature_frame(
     start: date | None,
     end: date | None,
     instruments: Sequence[str] | None = None,
+    versions: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """Stored features of the days [start, end].
+    """Stored features of the days [start, end], of the given table versions (the newest where left out).
 
     Returns
     -------
     DataFrame of float32, shape (rows, features), index (datetime, instrument) sorted, columns as ``feature_names``.
     A row that only some of the tables hold is NaN in the others.
     """
-    frames = [_frame(store, table, universe, columns, start, end, instruments) for table, columns in features.items()]
+    frames = [
+        _frame(store, table, universe, columns, start, end, instruments, (versions or {}).get(table))
+        for table, columns in features.items()
+    ]
     frame = frames[0] if len(frames) == 1 else pd.concat(frames, axis=1, join="outer").sort_index()
     frame.columns = pd.Index(feature_names(features))
     return frame
@@ -79,9 +83,10 @@ def label_frame(
     start: date | None,
     end: date | None,
     instruments: Sequence[str] | None = None,
+    versions: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """One label column, float32, indexed as :func:`feature_frame`; NaN where the return is not known."""
-    return _frame(store, LABELS, universe, (label,), start, end, instruments)
+    return _frame(store, LABELS, universe, (label,), start, end, instruments, (versions or {}).get(LABELS))
 
 
 def _frame(
@@ -92,6 +97,7 @@ def _frame(
     start: date | None,
     end: date | None,
     instruments: Sequence[str] | None,
+    version: int | None,
 ) -> pd.DataFrame:
     rows = store.read(
         table,
@@ -100,6 +106,7 @@ def _frame(
         end=end,
         instruments=None if instruments is None else list(instruments),
         columns=["date", "instrument", *columns],
+        version=version,
     )
     # dates as numpy first: Arrow's date32 would become Python objects
     index = pd.MultiIndex.from_arrays(

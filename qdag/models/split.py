@@ -89,8 +89,8 @@ def walk_forward(sessions: np.ndarray, training_date: date, settings: TrainingSe
         )
         raise TrainingError(
             f"training on {training_date} needs {need} sessions ({least} to train, {settings.valid_sessions} to "
-            f"validate, {settings.test_sessions} to test, {2 * gap + purged} purged), but {max(as_of + 1, 0)} are stored {began}; {possible}, or lower training.train_sessions, "
-            f"valid_sessions or test_sessions"
+            f"validate, {settings.test_sessions} to test, {2 * gap + purged} purged), but {max(as_of + 1, 0)} are "
+            f"stored {began}; {possible}, or lower training.train_sessions, valid_sessions or test_sessions"
         )
     length = min(available, settings.train_sessions)
 

@@ -91,7 +91,7 @@ def track(settings: Settings, model: TrainedModel, dagster_run_id: str | None = 
                     metadata={"features": {table: list(columns) for table, columns in model.features.items()}},
                 )
             registered = _register(client, model, run_id, info.model_uri)
-            champion = _crown(settings, client, model.universe)
+            champion = _crown(client, model.universe)
             status = RunStatus.FINISHED
         finally:
             client.set_terminated(run_id, RunStatus.to_string(status))
@@ -146,37 +146,38 @@ def _connection(settings: Settings) -> Iterator["MlflowClient"]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
-    from mlflow import MlflowClient
 
     uri = settings.tracking_uri
     with _lock:
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(uri)
         try:
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            _open(uri, client)
-            yield client
+            yield _open(uri)
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
-def _open(uri: str, client: "MlflowClient") -> None:
-    """Create or migrate an SQLite store, one process at a time: two that begin together would corrupt each other."""
+def _open(uri: str) -> "MlflowClient":
+    """A client. An SQLite store is created or migrated by one process at a time: two at once would fail half-way."""
+    from mlflow import MlflowClient
+
     path = _sqlite_path(uri)
     if path is None or (uri in _opened and path.exists()):
-        return
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     _opened.add(uri)
+    return client
 
 
 def _sqlite_path(uri: str) -> Path | None:
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+    return Path(uri.removeprefix(prefix).split("?")[0]) if uri.startswith(prefix) else None
 
 
 def _experiment(settings: Settings, client: "MlflowClient") -> str:
@@ -324,7 +325,7 @@ def _registered(client: "MlflowClient", universe: str) -> tuple[Registered, ...]
             return tuple(sorted(found, key=lambda m: (m.training_date, m.version)))
 
 
-def _crown(settings: Settings, client: "MlflowClient", universe: str) -> int:
+def _crown(client: "MlflowClient", universe: str) -> int:
     """Point the alias at the newest version by training date, and return that version."""
     newest = _registered(client, universe)[-1]
     client.set_registered_model_alias(newest.name, CHAMPION, str(newest.version))

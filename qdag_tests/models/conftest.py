@@ -6,10 +6,10 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 import pytest
-from qdag.store.tables import TableStore
 
 from qdag.schema import feature_table, labels_table
 from qdag.settings import Settings
+from qdag.store.tables import TableStore
 
 SESSIONS = np.arange("2010-01-01", "2012-01-01", dtype="M8[D]")
 SESSIONS = SESSIONS[np.is_busday(SESSIONS)]
@@ -91,4 +91,6 @@ def make_settings(home, **training):
         "start": date(2010, 1, 1),
         "end": date(2011, 12, 30),
     }
-    return Settings(home=home, universes={"toy": universe}, horizons=HORIZONS, training=chosen | training)
+    return Settings(
+        home=home, universes={"toy": universe}, horizons=HORIZONS, training=chosen | training, engine={"threads": 1}
+    )

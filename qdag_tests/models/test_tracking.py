@@ -195,6 +195,25 @@ def test_a_deleted_experiment_is_named(settings, tracked, models, client):
         tracking.track(gone, models[EARLY])
 
 
+def test_a_store_is_created_by_one_process_at_a_time(tmp_path, monkeypatch, tracked):
+    """Creating the client already migrates the database, so that must happen under the lock."""
+    import fcntl
+
+    import mlflow
+
+    class Reached(Exception):
+        pass
+
+    def create(**_):
+        with (tmp_path / "mlflow" / "mlflow.lock").open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise Reached
+
+    monkeypatch.setattr(mlflow, "MlflowClient", create)
+    with pytest.raises(Reached):
+        tracking._open(make_settings(tmp_path).tracking_uri)
+
+
 def test_importing_the_modules_imports_nothing_heavy():
     code = (
         "import sys, qdag.models.training, qdag.models.predict, qdag.models.tracking;"

@@ -279,3 +279,14 @@ def test_the_loader_feeds_qlib_and_survives_pickling(store, trained):
     assert by_day.mean().abs().max() < 1e-5
     assert by_day.std().sub(1).abs().max() < 1e-5
     assert math.isclose(len(learnt), trained.rows["train"].used)
+
+
+def test_a_stated_version_is_what_is_read(tmp_path, market):
+    store = market.write(tmp_path / "t")
+    version = {"alpha158": store.version("alpha158")}
+    replace(market, features={name: values + 1 for name, values in market.features.items()}).write(tmp_path / "t")
+    features, day = {"alpha158": ("SIGNAL",)}, SESSIONS[5].item()
+    old = feature_frame(store, "toy", features, day, day, versions=version)["SIGNAL"]
+    np.testing.assert_array_equal(old, market.features["SIGNAL"][:, 5])
+    new = feature_frame(store, "toy", features, day, day)["SIGNAL"]
+    np.testing.assert_array_equal(new, market.features["SIGNAL"][:, 5] + 1)

@@ -7,13 +7,15 @@ import numpy as np
 
 from qdag.engine.kernels.flags import kernel
 
+_ARG = "int64, int64, int64[:,::1], int64[:,::1], int64[::1]"
+
 
 @kernel(
     "void(float32[::1], float32, int64, int64, int64[:,::1], int64[::1], float32[:,:,::1], float32[:,::1])",
     "void(float64[::1], float64, int64, int64, int64[:,::1], int64[::1], float64[:,:,::1], float64[:,::1])",
 )
 def rolling_extreme(x, sign, lanes, history, merges, finals, scratch, out):
-    """Maximum (sign 1) or minimum (sign -1) of the valid values; NaN where there is none. scratch (1, slots, elements)."""
+    """Maximum (sign 1) or minimum (sign -1) of the valid values, NaN without any. scratch (1, slots, elements)."""
     base = history * lanes
     chunk = scratch.shape[2] - base
     scratch[:, :, :base] = -np.inf
@@ -40,8 +42,8 @@ def rolling_extreme(x, sign, lanes, history, merges, finals, scratch, out):
 
 
 @kernel(
-    "void(float32[::1], float32, int64, int64, int64[:,::1], int64[:,::1], int64[::1], float32[:,:,::1], float32[:,::1])",
-    "void(float64[::1], float64, int64, int64, int64[:,::1], int64[:,::1], int64[::1], float64[:,:,::1], float64[:,::1])",
+    f"void(float32[::1], float32, {_ARG}, float32[:,:,::1], float32[:,::1])",
+    f"void(float64[::1], float64, {_ARG}, float64[:,:,::1], float64[:,::1])",
 )
 def rolling_argextreme(x, sign, lanes, history, merges, finals, first, scratch, out):
     """1-based place of the first maximum (sign 1) or minimum (sign -1), counted from the window's oldest existing row.

@@ -12,7 +12,7 @@ from typing import Any
 # error_model: IEEE division (x/0 is inf or NaN) as numpy has it, and no branch that would stop vectorisation.
 # fastmath stays off: NaN marks a missing value and sums must not be reordered between two runs.
 # parallel stays off: the engine runs tiles in threads, one level only.
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": False}
+_FLAGS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": False}
 _LOCK = threading.RLock()
 
 

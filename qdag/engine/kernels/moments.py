@@ -1,7 +1,8 @@
 """Central moments over windows: Std, Var, Skew, Kurt.
 
-Two windows' moments are merged by the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008), which work on
-differences of means: a large offset or an early spike costs no accuracy, and a constant window has exactly zero variance.
+Two windows' moments are merged by the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008), which work
+on differences of means: a large offset or an early spike costs no accuracy, and a constant window has exactly zero
+variance.
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Order statistics of windows: Quantile, Med, Rank; and Mad, which like them looks at every value of the window.
 
 A sorted window is kept per lane. Replacing the oldest value by the newest is one pass of compare, min and max over the
-window for all lanes at once: for the windows in use (5 to 60) that is several times faster than a binary search and a move
-per instrument, a skip list or two heaps, because it never branches and runs 8 to 16 lanes per instruction.
+window for all lanes at once.
 Order statistics are exact, so the values depend on the window alone.
 """
 
@@ -82,7 +81,7 @@ def rolling_order(x, lanes, window, quantiles, with_rank, scratch, out):
     "void(float64[::1], int64, int64, float64[:,::1], float64[::1])",
 )
 def rolling_mad(x, lanes, window, scratch, out):
-    """Mean absolute deviation from the window's mean, over valid values; NaN where there is none. scratch (3, lanes)."""
+    """Mean absolute deviation from the window's mean, over valid values, NaN without any. scratch (3, lanes)."""
     rows = x.size // lanes
     mean = scratch[0]
     total = scratch[1]

@@ -16,8 +16,8 @@ def rolling_regression(x, lanes, history, merges, finals, scratch, out):
     """Slope, Rsquare and Resi of the valid points, time running 1..N to the newest; NaN below two points.
 
     An infinity in the window gives NaN (Qlib's Cython code does not drop it). finals (K, 2): slot, kind;
-    scratch (6, slots, elements): count, mean age, mean value, and the sums of products of deviations age-age, age-value,
-    value-value. Age counts sessions back from the window's end.
+    scratch (6, slots, elements): count, mean age, mean value, and the sums of products of deviations age-age,
+    age-value, value-value. Age counts sessions back from the window's end.
     """
     base = history * lanes
     chunk = scratch.shape[2] - base

@@ -6,6 +6,8 @@ from qdag.engine.kernels.flags import kernel
 
 SUM, MEAN = 0, 1
 
+_WMA = "int64, int64, int64[:,::1], int64[::1], int64[::1], int64[::1], float64[:,:,::1], float64[:,::1]"
+
 
 @kernel(
     "void(float32[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
@@ -70,8 +72,8 @@ def rolling_count(x, lanes, window, first, out):
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64[::1], int64[::1], int64[::1], float64[:,:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64[::1], int64[::1], int64[::1], float64[:,:,::1], float64[:,::1])",
+    f"void(float32[::1], {_WMA})",
+    f"void(float64[::1], {_WMA})",
 )
 def rolling_wma(x, lanes, history, merges, lengths, finals, first, scratch, out):
     """Qlib's WMA: ``nanmean(w * x)`` with w = 1..L / (1 + .. + L), the oldest of the L existing rows weighing least.

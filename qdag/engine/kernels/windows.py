@@ -41,9 +41,7 @@ def chain(windows: tuple[int, ...]) -> tuple[np.ndarray, dict[int, int], int]:
             stack.extend(split(length))
     ordered = sorted(lengths)
     slots = {1: 0, **{length: index + 1 for index, length in enumerate(ordered)}}
-    merges = np.array(
-        [(slots[split(n)[0]], slots[split(n)[1]], split(n)[0]) for n in ordered], np.int64
-    ).reshape(-1, 3)
+    merges = np.array([(slots[split(n)[0]], slots[split(n)[1]], split(n)[0]) for n in ordered], np.int64).reshape(-1, 3)
     history = int(merges[:, 2].max()) if len(merges) else 0
     return merges, slots, history
 

@@ -1,0 +1,647 @@
+"""Run a plan on a panel.
+
+1. The panel is trimmed to the sessions wanted plus the plan's look-back.
+2. Operators across instruments cut the plan into stages; each stage but the last leaves whole-panel series behind.
+3. Instruments are taken in blocks, whose results are handed out before the next block begins: memory is bounded.
+4. A block is cut into tiles of a few instruments, small enough for the processor's cache; tiles run in threads.
+5. In a tile, nodes run in the order of the plan. Rolling nodes on the same series run together: longer windows are put
+   together from shorter ones.
+6. A series is dropped after its last reader, its memory used again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qdag.engine.kernels import cross_section, elementwise, extremes, moments, order, pairs, regression, sums
+from qdag.engine.kernels.windows import chain, scratch_shape
+from qdag.engine.operators import OPERATORS, Kind
+from qdag.engine.panel import Panel
+from qdag.engine.plan import ALL_HISTORY, DOUBLE, Node, Plan, ema_window, plan
+from qdag.errors import PanelError, unknown
+
+TILE_ELEMENTS = 32_768
+"""Values of one series in a tile: 16 instruments over 2,000 sessions, 128 KiB in float32."""
+MIN_LANES = 16
+
+Progress = Callable[[int, int], None]
+
+_BINARY = {
+    "Add": elementwise.ADD,
+    "Sub": elementwise.SUB,
+    "Mul": elementwise.MUL,
+    "Div": elementwise.DIV,
+    "Greater": elementwise.MAXIMUM,
+    "Less": elementwise.MINIMUM,
+    "Or": elementwise.MAXIMUM,
+    "And": elementwise.MUL,
+}
+_COMPARE = {
+    "Gt": elementwise.GT,
+    "Ge": elementwise.GE,
+    "Lt": elementwise.LT,
+    "Le": elementwise.LE,
+    "Eq": elementwise.EQ,
+    "Ne": elementwise.NE,
+}
+_MIRRORED = {"Gt": "Lt", "Ge": "Le", "Lt": "Gt", "Le": "Ge", "Eq": "Eq", "Ne": "Ne"}
+# operators that can give a value where an input is NaN: rows before the listing must be blanked again
+_REVIVING = {*_COMPARE, "If", "Power", "Ref"}
+_FAMILY = {
+    "Sum": "sums",
+    "Mean": "sums",
+    "Std": "variance",
+    "Var": "variance",
+    "Skew": "higher",
+    "Kurt": "higher",
+    "Slope": "regression",
+    "Rsquare": "regression",
+    "Resi": "regression",
+    "Cov": "pairs",
+    "PairCorr": "pairs",
+    "WMA": "wma",
+}
+_CROSS = {
+    "CSRank": cross_section.RANK,
+    "CSZScore": cross_section.ZSCORE,
+    "CSDemean": cross_section.DEMEAN,
+    "CSWinsor": cross_section.WINSOR,
+}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Nodes that run together, and the nodes whose series end with them."""
+
+    family: str
+    nodes: tuple[Node, ...]
+    ends: tuple[int, ...]
+
+
+def compute(
+    expressions: Mapping[str, str] | Plan,
+    panel: Panel,
+    *,
+    threads: int = 2,
+    block_instruments: int = 128,
+    start: int = 0,
+    allow_future: bool = False,
+    progress: Progress | None = None,
+    pool: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Compute expressions on a panel.
+
+    Parameters
+    ----------
+    expressions : name -> text, or a plan made before
+    panel : Panel, instruments x sessions (I, S); fields are taken as float32, as Qlib's files hold them
+    threads : tiles that run at once
+    block_instruments : instruments between two calls of ``progress``
+    start : first session position wanted. Earlier sessions serve as history; with the plan's look-back of them, the
+        values are the same to the last bit as those of a longer panel
+    allow_future : accept negative ``Ref``; only labels may
+    progress : called with (instruments done, instruments in all)
+    pool : bool (I, S), who counts in operators across instruments; by default every existing row
+
+    Returns
+    -------
+    dict
+        name -> float32 array (I, S - start). NaN where Qlib has NaN, and outside each instrument's life. The arrays are
+        views of memory that holds sessions outermost: ``array.T`` is contiguous.
+
+    Raises
+    ------
+    ExpressionError
+        An expression is refused.
+    UnknownNameError
+        The panel lacks a field or an instrument that the expressions name.
+    PanelError
+        ``start`` or ``pool`` do not fit the panel.
+    """
+    run = _Run(expressions, panel, threads, start, allow_future, pool)
+    instruments = len(panel.instruments)
+    names = list(run.plan.outputs)
+    memory = np.empty((len(names), run.sessions, instruments), np.float32)
+    for block in _blocks(instruments, block_instruments):
+        run.block(block, memory[:, :, block])
+        if progress is not None:
+            progress(block.stop, instruments)
+    return {name: memory[i].T for i, name in enumerate(names)}
+
+
+def compute_blocks(
+    expressions: Mapping[str, str] | Plan,
+    panel: Panel,
+    *,
+    threads: int = 2,
+    block_instruments: int = 128,
+    start: int = 0,
+    allow_future: bool = False,
+    progress: Progress | None = None,
+    pool: np.ndarray | None = None,
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """As ``compute``, one block of instruments at a time, so that the whole result is never in memory.
+
+    Yields
+    ------
+    slice, dict
+        The block's instruments, and name -> float32 array (block, S - start).
+    """
+    run = _Run(expressions, panel, threads, start, allow_future, pool)
+    instruments = len(panel.instruments)
+    names = list(run.plan.outputs)
+    for block in _blocks(instruments, block_instruments):
+        memory = np.empty((len(names), run.sessions, block.stop - block.start), np.float32)
+        run.block(block, memory)
+        if progress is not None:
+            progress(block.stop, instruments)
+        yield block, {name: memory[i].T for i, name in enumerate(names)}
+
+
+def _blocks(instruments: int, size: int) -> Iterator[slice]:
+    if size < 1:
+        raise PanelError(f"block_instruments must be at least 1, got {size}")
+    for begin in range(0, instruments, size):
+        yield slice(begin, min(begin + size, instruments))
+
+
+class _Run:
+    """A plan bound to a panel: stages that need every instrument are done when this is made."""
+
+    def __init__(
+        self,
+        expressions: Mapping[str, str] | Plan,
+        panel: Panel,
+        threads: int,
+        start: int,
+        allow_future: bool,
+        pool: np.ndarray | None,
+    ):
+        if threads < 1:
+            raise PanelError(f"threads must be at least 1, got {threads}")
+        total = len(panel.sessions)
+        if not 0 <= start <= total:
+            raise PanelError(f"start must lie in [0, {total}], the panel's sessions, got {start}")
+        if pool is not None and (np.shape(pool) != panel.shape or np.asarray(pool).dtype != bool):
+            raise PanelError(
+                f"pool must be a bool array of the panel's shape {panel.shape}, "
+                f"got {np.asarray(pool).dtype} {np.shape(pool)}"
+            )
+        self.plan = expressions if isinstance(expressions, Plan) else plan(expressions, allow_future)
+        for name in sorted(self.plan.fields):
+            if name not in panel.fields:
+                raise unknown("field", f"${name}", [f"${known}" for known in panel.fields])
+        # sessions before the look-back cannot matter
+        begin = max(0, start - self.plan.lookback)
+        self.panel = panel.window(begin, total) if begin else panel
+        self.start = start - begin
+        self.sessions = total - start
+        self.threads = threads
+        self.pool = None if pool is None else np.asarray(pool)[:, begin:]
+        self.whole: dict[int, np.ndarray] = {}
+        last_stage = max((self.plan.nodes[i].stage for i in self.plan.outputs.values()), default=0)
+        for stage in range(last_stage):
+            self._stage(stage)
+        self.steps = _schedule(self.plan, frozenset(self.plan.outputs.values()), frozenset(self.whole))
+
+    def _stage(self, stage: int) -> None:
+        """Compute the nodes that read whole cross-sections or another instrument after ``stage``."""
+        bridges = [n for n in self.plan.nodes if n.stage == stage + 1 and _kind(n) in (Kind.CROSS, Kind.INSTRUMENT)]
+        bridges = [n for n in bridges if max(self.plan.nodes[i].stage for i in n.inputs) == stage]
+        sources = sorted({i for n in bridges for i in n.inputs} - self.whole.keys())
+        instruments, sessions = self.panel.shape
+        steps = _schedule(self.plan, frozenset(sources), frozenset(self.whole))
+        memory = np.empty((len(sources), sessions, instruments))
+        self._tiles(slice(0, instruments), steps, {i: memory[k] for k, i in enumerate(sources)}, 0)
+        series = {i: memory[k] for k, i in enumerate(sources)} | self.whole
+        for node in bridges:
+            if _kind(node) is Kind.INSTRUMENT:
+                name = str(node.parameters[0])
+                known = self.panel.instruments
+                row = next((known.index(n) for n in (name, name.upper()) if n in known), None)
+                if row is None:
+                    raise unknown("instrument", name, known)
+                column = series[node.inputs[0]][:, row]
+                self.whole[node.id] = np.broadcast_to(column[:, None], (sessions, instruments))
+            else:
+                self.whole[node.id] = self._cross(node, series)
+
+    def _cross(self, node: Node, series: Mapping[int, np.ndarray]) -> np.ndarray:
+        x = np.ascontiguousarray(series[node.inputs[0]])
+        exposure = np.ascontiguousarray(series[node.inputs[-1]])
+        pool = np.ascontiguousarray((self.panel.exists() if self.pool is None else self.pool).T)
+        out = np.empty_like(x)
+        if node.operator == "CSNeutralize":
+            group = node.parameters[0] == "group"
+            kind = cross_section.NEUTRALIZE_GROUP if group else cross_section.NEUTRALIZE
+        else:
+            kind = _CROSS[node.operator]
+        level = float(node.parameters[0]) if node.operator == "CSWinsor" else 0.0
+        edges = np.linspace(0, len(x), self.threads + 1).astype(int)
+        cross_section.cross_section.load()
+        with ThreadPoolExecutor(self.threads) as executor:
+            list(
+                executor.map(
+                    lambda b, e: cross_section.cross_section(x, exposure, pool, kind, level, b, e, out),
+                    edges[:-1].tolist(),
+                    edges[1:].tolist(),
+                )
+            )
+        return out
+
+    def block(self, block: slice, out: np.ndarray) -> None:
+        """Compute the plan's outputs for a block of instruments into out (outputs, sessions, block)."""
+        rows: dict[int, np.ndarray] = {}
+        twins: list[tuple[int, int]] = []
+        ids = list(self.plan.outputs.values())
+        for k, i in enumerate(ids):
+            if i in rows:
+                twins.append((k, ids.index(i)))
+            else:
+                rows[i] = out[k]
+        self._tiles(block, self.steps, rows, self.start)
+        for copy, original in twins:
+            out[copy] = out[original]
+
+    def _tiles(self, block: slice, steps: tuple[_Step, ...], out: Mapping[int, np.ndarray], start: int) -> None:
+        sessions = max(1, len(self.panel.sessions))
+        if block.stop == block.start or not len(self.panel.sessions):
+            return
+        lanes = max(MIN_LANES, TILE_ELEMENTS // sessions // MIN_LANES * MIN_LANES)
+        share = -(-(block.stop - block.start) // self.threads)
+        lanes = min(lanes, max(MIN_LANES, -(-share // MIN_LANES) * MIN_LANES))
+        begins = list(range(block.start, block.stop, lanes))
+        workers = [_Worker() for _ in range(min(self.threads, len(begins)))]
+        free = list(workers)
+
+        def run(begin: int) -> None:
+            worker = free.pop()
+            try:
+                end = min(begin + lanes, block.stop)
+                tile = _Tile(self.panel, self.plan, self.whole, worker, slice(begin, end))
+                tile.run(steps, {i: o[:, begin - block.start : end - block.start] for i, o in out.items()}, start)
+            finally:
+                free.append(worker)
+
+        if len(workers) == 1:
+            for begin in begins:
+                run(begin)
+            return
+        with ThreadPoolExecutor(len(workers)) as executor:
+            list(executor.map(run, begins))
+
+
+def _kind(node: Node) -> Kind | None:
+    return OPERATORS[node.operator].kind if node.operator in OPERATORS else None
+
+
+def _family(node: Node) -> str:
+    return _FAMILY.get(node.operator, node.operator)
+
+
+def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int]) -> tuple[_Step, ...]:
+    """Order the needed nodes into steps: rolling nodes of one family on one series together."""
+    needed: set[int] = set()
+    stack = list(wanted)
+    while stack:
+        i = stack.pop()
+        if i not in needed:
+            needed.add(i)
+            if i not in given:
+                stack.extend(j for j in plan.nodes[i].inputs if j >= 0)
+    groups: dict[tuple[Any, ...], list[Node]] = {}
+    for node in plan.nodes:
+        if node.id in needed:
+            groups.setdefault(_group(node, node.id in given), []).append(node)
+    steps = [(key[0], nodes) for key, nodes in groups.items()]
+    last_reader: dict[int, int] = {}
+    for position, (family, nodes) in enumerate(steps):
+        for node in nodes:
+            last_reader[node.id] = position
+            for i in () if family == "given" else node.inputs:
+                last_reader[i] = position
+    ends: dict[int, list[int]] = {}
+    for i, position in last_reader.items():
+        if i >= 0:
+            ends.setdefault(position, []).append(i)
+    return tuple(
+        _Step(family, tuple(nodes), tuple(ends.get(position, ()))) for position, (family, nodes) in enumerate(steps)
+    )
+
+
+def _group(node: Node, given: bool) -> tuple[Any, ...]:
+    """Key of the nodes that run together."""
+    if given:
+        return ("given", node.id)
+    family = _family(node)
+    if family in ("sums", "variance", "higher", "regression", "pairs", "wma", "Max", "Min", "IdxMax", "IdxMin"):
+        # an all-history window is put together apart: its parts are as long as the panel
+        return (family, node.inputs, node.parameters[0] == 0)
+    if family in ("Quantile", "Med", "Rank"):
+        return ("order", node.inputs, node.parameters[0])
+    return (family, node.id)
+
+
+def live_bytes(plan: Plan, elements: int) -> int:
+    """Largest total size of the series that are alive at once in a tile."""
+    steps = _schedule(plan, frozenset(plan.outputs.values()), frozenset())
+    alive = peak = 0
+    for step in steps:
+        alive += sum(8 if n.storage == DOUBLE else 4 for n in step.nodes) * elements
+        peak = max(peak, alive)
+        alive -= sum(8 if plan.nodes[i].storage == DOUBLE else 4 for i in step.ends) * elements
+    return peak
+
+
+class _Worker:
+    """The memory of one thread, used again from tile to tile."""
+
+    def __init__(self) -> None:
+        self.spare: dict[tuple[Any, tuple[int, ...]], list[np.ndarray]] = {}
+
+    def take(self, dtype: Any, *shape: int) -> np.ndarray:
+        kept = self.spare.get((np.dtype(dtype), shape))
+        return kept.pop() if kept else np.empty(shape, dtype)
+
+    def give(self, array: np.ndarray) -> None:
+        self.spare.setdefault((array.dtype, array.shape), []).append(array)
+
+
+class _Tile:
+    """A few instruments over all sessions, sessions outermost, each series flat."""
+
+    def __init__(self, panel: Panel, plan: Plan, whole: Mapping[int, np.ndarray], worker: _Worker, instruments: slice):
+        self.panel, self.plan, self.whole, self.worker, self.instruments = panel, plan, whole, worker, instruments
+        self.rows = len(panel.sessions)
+        self.lanes = instruments.stop - instruments.start
+        self.size = self.rows * self.lanes
+        self.first = np.ascontiguousarray(panel.first[instruments])
+        self.last = np.ascontiguousarray(panel.last[instruments])
+        self.late = bool((self.first > 0).any())
+        self.series: dict[int, np.ndarray] = {}
+        self.shared: dict[int, np.ndarray] = {}  # node -> the 2-D buffer that its series is a row of
+        self.users: Counter[int] = Counter()  # id of such a buffer -> live series
+
+    def run(self, steps: tuple[_Step, ...], out: Mapping[int, np.ndarray], start: int) -> None:
+        for step in steps:
+            getattr(self, f"_{step.family.lower()}", self._element)(step.nodes)
+            for node in step.nodes:
+                if node.id in out:
+                    elementwise.store(self.series[node.id], self.lanes, start, self.first, self.last, out[node.id])
+            for i in step.ends:
+                self._drop(i)
+
+    def _drop(self, i: int) -> None:
+        array = self.series.pop(i)
+        buffer = self.shared.pop(i, None)
+        if buffer is None:
+            self.worker.give(array)
+            return
+        self.users[id(buffer)] -= 1
+        if not self.users[id(buffer)]:
+            self.worker.give(buffer)
+
+    def _new(self, node: Node) -> np.ndarray:
+        array = self.worker.take(node.storage, self.size)
+        self.series[node.id] = array
+        return array
+
+    def _rows_for(self, nodes: tuple[Node, ...]) -> np.ndarray:
+        buffer = self.worker.take(nodes[0].storage, len(nodes), self.size)
+        for k, node in enumerate(nodes):
+            self.series[node.id] = buffer[k]
+            self.shared[node.id] = buffer
+        self.users[id(buffer)] = len(nodes)
+        return buffer
+
+    def _given(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out = self._new(node)
+            out.reshape(self.rows, self.lanes)[:] = self.whole[node.id][:, self.instruments]
+            self._blank(out)
+
+    def _field(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out = self._new(node)
+            out.reshape(self.rows, self.lanes)[:] = self.panel[node.parameters[0]][self.instruments].T
+            self._blank(out)
+
+    def _blank(self, array: np.ndarray) -> None:
+        if self.late:
+            elementwise.drop_before(array, self.lanes, self.first)
+
+    # ------------------------------------------------------------------ element-wise
+
+    def _element(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out = self._new(node)
+            if node.operator in _BINARY:
+                self._binary(node, out)
+            elif node.operator in _COMPARE:
+                self._compare(node, out)
+            elif node.operator == "If":
+                self._choose(node, out)
+            elif node.operator == "Power":
+                base, exponent = (
+                    np.dtype(node.storage).type(v) if i < 0 else self.series[i].astype(node.storage, copy=False)
+                    for i, v in zip(node.inputs, node.parameters, strict=True)
+                )
+                with np.errstate(all="ignore"):
+                    np.power(base, exponent, out=out)
+            else:
+                self._unary(node, out)
+            if node.operator in _REVIVING:
+                self._blank(out)
+
+    def _binary(self, node: Node, out: np.ndarray) -> None:
+        code = _BINARY[node.operator]
+        (a, b), (left, right) = node.inputs, node.parameters
+        if a >= 0 and b >= 0:
+            elementwise.binary(code, self.series[a], self.series[b], out)
+        else:
+            scalar = left if a < 0 else right
+            series = self.series[b if a < 0 else a]
+            elementwise.binary_scalar(code, series, out.dtype.type(scalar), a < 0, out)
+
+    def _compare(self, node: Node, out: np.ndarray) -> None:
+        (a, b), (left, right) = node.inputs, node.parameters
+        operator = node.operator
+        if a < 0:
+            a, b, right, operator = b, a, left, _MIRRORED[operator]
+        if b >= 0:
+            elementwise.compare(_COMPARE[operator], self.series[a], self.series[b], out)
+            return
+        # numpy compares a float32 series with a Python number in float32
+        dtype = np.float64 if self.plan.nodes[a].dtype == DOUBLE else np.float32
+        other = self.worker.take(dtype, self.size)
+        other[:] = right
+        elementwise.compare(_COMPARE[operator], self.series[a], other, out)
+        self.worker.give(other)
+
+    def _choose(self, node: Node, out: np.ndarray) -> None:
+        branches = []
+        for i, value in zip(node.inputs[1:], node.parameters[1:], strict=True):
+            if i < 0:
+                branches.append(np.full(self.size, value, out.dtype))
+            else:
+                branches.append(self.series[i].astype(out.dtype, copy=False))
+        elementwise.choose(self.series[node.inputs[0]], *branches, out)
+
+    def _unary(self, node: Node, out: np.ndarray) -> None:
+        x = self.series[node.inputs[0]]
+        with np.errstate(all="ignore"):
+            if node.operator == "Not":
+                np.subtract(np.float32(1), x, out=out)
+            elif node.operator == "Sign":
+                np.sign(x.astype(np.float32, copy=False), out=out)
+            elif node.operator == "Abs":
+                np.abs(x, out=out, dtype=out.dtype)
+            else:
+                np.log(x, out=out, dtype=out.dtype)
+
+    def _ref(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            x, out = self.series[node.inputs[0]], self._new(node)
+            if node.parameters[0] == 0:
+                elementwise.first_value(x, self.lanes, self.first, out)
+            else:
+                elementwise.shift(x, self.lanes, node.parameters[0], self.last, out)
+                if node.parameters[0] < 0:
+                    self._blank(out)
+
+    # ------------------------------------------------------------------ rolling
+
+    def _window(self, node: Node) -> int:
+        """Window in sessions; 0 means all history, which the panel begins with."""
+        return int(node.parameters[0]) or self.rows
+
+    def _merge(self, nodes: tuple[Node, ...], parts: int, kernel: Any, kinds: Mapping[str, int], *series: Any) -> None:
+        """Run a family whose windows are put together from shorter ones."""
+        windows = tuple(self._window(node) for node in nodes)
+        merges, slots, history = chain(windows)
+        finals = np.array(
+            [(slots[w], kinds[n.operator]) for w, n in zip(windows, nodes, strict=True)], np.int64
+        ).reshape(-1, 2)
+        count, width, _ = scratch_shape(windows, self.lanes)
+        scratch = self.worker.take(np.float64, parts, count, width)
+        kernel(*series, self.lanes, history, merges, finals, scratch, self._rows_for(nodes))
+        self.worker.give(scratch)
+
+    def _sums(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        self._merge(nodes, 2, sums.rolling_sums, {"Sum": sums.SUM, "Mean": sums.MEAN}, x)
+
+    def _variance(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        self._merge(nodes, 3, moments.rolling_variance, {"Std": moments.STD, "Var": moments.VAR}, x)
+
+    def _higher(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        self._merge(nodes, 5, moments.rolling_higher, {"Skew": moments.SKEW, "Kurt": moments.KURT}, x)
+
+    def _regression(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        # Qlib guards a flat window only where the window has a length
+        rsquare = regression.RSQUARE if nodes[0].parameters[0] else regression.RSQUARE_UNGUARDED
+        kinds = {"Slope": regression.SLOPE, "Rsquare": rsquare, "Resi": regression.RESI}
+        self._merge(nodes, 6, regression.rolling_regression, kinds, x)
+
+    def _pairs(self, nodes: tuple[Node, ...]) -> None:
+        x, z = (self.series[i] for i in nodes[0].inputs)
+        self._merge(nodes, 6, pairs.rolling_pairs, {"PairCorr": pairs.CORR, "Cov": pairs.COV}, x, z)
+
+    def _corr(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            raw, std_x, std_z = (self.series[i] for i in node.inputs)
+            out = self._new(node)
+            out[:] = raw
+            pairs.drop_flat(out, std_x, std_z)
+
+    def _extreme(self, nodes: tuple[Node, ...], sign: int) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        windows = tuple(self._window(node) for node in nodes)
+        merges, slots, history = chain(windows)
+        count, width, _ = scratch_shape(windows, self.lanes)
+        scratch = self.worker.take(x.dtype, 1, count, width)
+        finals = np.array([slots[w] for w in windows], np.int64)
+        extremes.rolling_extreme(
+            x, x.dtype.type(sign), self.lanes, history, merges, finals, scratch, self._rows_for(nodes)
+        )
+        self.worker.give(scratch)
+
+    def _max(self, nodes: tuple[Node, ...]) -> None:
+        self._extreme(nodes, 1)
+
+    def _min(self, nodes: tuple[Node, ...]) -> None:
+        self._extreme(nodes, -1)
+
+    def _argextreme(self, nodes: tuple[Node, ...], sign: int) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        windows = tuple(self._window(node) for node in nodes)
+        merges, slots, history = chain(windows)
+        count, width, _ = scratch_shape(windows, self.lanes)
+        scratch = self.worker.take(x.dtype, 3, count, width)
+        finals = np.array([(slots[w], w) for w in windows], np.int64)
+        extremes.rolling_argextreme(
+            x, x.dtype.type(sign), self.lanes, history, merges, finals, self.first, scratch, self._rows_for(nodes)
+        )
+        self.worker.give(scratch)
+
+    def _idxmax(self, nodes: tuple[Node, ...]) -> None:
+        self._argextreme(nodes, 1)
+
+    def _idxmin(self, nodes: tuple[Node, ...]) -> None:
+        self._argextreme(nodes, -1)
+
+    def _order(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        window = self._window(nodes[0])
+        # the kernel gives the rank last
+        nodes = tuple(sorted(nodes, key=lambda n: n.operator == "Rank"))
+        quantiles = np.array(
+            [0.5 if n.operator == "Med" else n.parameters[1] for n in nodes if n.operator != "Rank"], np.float64
+        )
+        scratch = self.worker.take(x.dtype, window + 6, self.lanes)
+        order.rolling_order(
+            x, self.lanes, window, quantiles, len(nodes) - len(quantiles), scratch, self._rows_for(nodes)
+        )
+        self.worker.give(scratch)
+
+    def _mad(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            scratch = self.worker.take(np.float64, 3, self.lanes)
+            order.rolling_mad(self.series[node.inputs[0]], self.lanes, self._window(node), scratch, self._new(node))
+            self.worker.give(scratch)
+
+    def _count(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            sums.rolling_count(self.series[node.inputs[0]], self.lanes, self._window(node), self.first, self._new(node))
+
+    def _wma(self, nodes: tuple[Node, ...]) -> None:
+        x = self.series[nodes[0].inputs[0]]
+        windows = tuple(self._window(node) for node in nodes)
+        merges, slots, history = chain(windows)
+        count, width, _ = scratch_shape(windows, self.lanes)
+        lengths = np.array(sorted(slots, key=slots.__getitem__), np.int64)
+        finals = np.array([slots[w] for w in windows], np.int64)
+        scratch = self.worker.take(np.float64, 3, count, width)
+        sums.rolling_wma(x, self.lanes, history, merges, lengths, finals, self.first, scratch, self._rows_for(nodes))
+        self.worker.give(scratch)
+
+    def _ema(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            decay, window = ema_window(node.parameters[0])
+            merges, slots, history = chain((window,))
+            count, width, _ = scratch_shape((window,), self.lanes)
+            scratch = self.worker.take(np.float64, 2, count, width)
+            sums.rolling_ema(
+                self.series[node.inputs[0]], self.lanes, history, merges, slots[window], decay, scratch, self._new(node)
+            )
+            self.worker.give(scratch)
+
+
+__all__ = ["ALL_HISTORY", "Progress", "compute", "compute_blocks"]

@@ -1,0 +1,82 @@
+"""Summaries of stored factor metrics for people: the CLI and the asset metadata show these."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qdag.errors import MissingDataError, PanelError, unknown
+from qdag.factors.metrics import ICIR_MINIMUM
+
+_MEANS = ("ic", "rank_ic", "long_short", "coverage")
+
+
+def top_factors(
+    metrics: pa.Table, horizon: int, n: int | None = 10, *, pool: str | None = None, minimum: int = ICIR_MINIMUM
+) -> pd.DataFrame:
+    """Rank factors by the absolute mean RankIC over all dates of ``metrics``.
+
+    Parameters
+    ----------
+    metrics : rows of one universe in `qdag.schema.FACTOR_METRICS`
+    horizon : one of the horizons in ``metrics``
+    n : number of factors to return; None for all
+    pool : which pool to look at; needed when ``metrics`` has several
+    minimum : fewest ICs for icir and rank_icir
+
+    Returns
+    -------
+    DataFrame, one row per factor, best first, equal ones by name, factors without any RankIC last:
+    factor, mean_ic, mean_rank_ic, icir and rank_icir (mean / sample std over the whole range, not annualised; NaN
+    with fewer than ``minimum`` ICs or none that differ), long_short and coverage (means), dates (those with an ic).
+    Means are over the dates that have a value.
+
+    Raises
+    ------
+    MissingDataError
+        No rows at all.
+    UnknownNameError
+        A horizon or pool that is not in ``metrics``.
+    PanelError
+        Several universes, or several pools and none chosen.
+    """
+    if not metrics.num_rows:
+        raise MissingDataError(
+            "no factor metrics to rank: the table is empty; materialize factor_metrics for the dates"
+        )
+    pools = pc.unique(metrics["pool"]).to_pylist()
+    universes = pc.unique(metrics["universe"]).to_pylist()
+    horizons = pc.unique(metrics["horizon"]).to_pylist()
+    if len(universes) > 1:
+        raise PanelError(f"metrics of several universes {sorted(universes)} cannot be ranked together; read one")
+    if pool is None and len(pools) > 1:
+        raise PanelError(f"metrics have several pools {sorted(pools)}; choose one with pool=")
+    if pool is not None and pool not in pools:
+        raise unknown("pool", pool, pools)
+    if horizon not in horizons:
+        raise unknown("horizon", str(horizon), [str(h) for h in horizons])
+    chosen = metrics.filter((pc.field("horizon") == horizon) & (pc.field("pool") == (pool or pools[0])))
+    sample = pc.VarianceOptions(ddof=1)
+    statistics = [(column, "mean") for column in _MEANS] + [("ic", "count")]
+    statistics += [(column, what) for column in ("ic", "rank_ic") for what in ("min", "max")]
+    spread = [(column, "stddev", sample) for column in ("ic", "rank_ic")]
+    found = chosen.group_by("factor").aggregate(statistics + spread).to_pandas()
+    frame = pd.DataFrame(
+        {"factor": found["factor"], "mean_ic": found["ic_mean"], "mean_rank_ic": found["rank_ic_mean"]}
+    )
+    for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
+        # the deviation of equal values may round to something above zero
+        defined = (found["ic_count"] >= max(minimum, 2)) & (found[f"{column}_min"] < found[f"{column}_max"])
+        frame[ratio] = (found[f"{column}_mean"] / found[f"{column}_stddev"]).where(defined, np.nan)
+    frame["long_short"] = found["long_short_mean"]
+    frame["coverage"] = found["coverage_mean"]
+    frame["dates"] = found["ic_count"]
+    frame = frame.sort_values("factor").sort_values(
+        "mean_rank_ic", key=lambda mean: mean.abs(), ascending=False, kind="stable", na_position="last"
+    )
+    return frame.head(len(frame) if n is None else n).reset_index(drop=True)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write a report as a Markdown table with four decimals; undefined values are empty cells."""
+    return frame.to_markdown(index=False, floatfmt=".4f", missingval="")

@@ -1,0 +1,87 @@
+"""Features of price, volume, volatility and momentum, as plain Qlib expressions. Nothing is computed here.
+
+A *change* is a difference in the price's own unit; a *momentum* is a return. Prices and volumes are adjusted.
+"""
+
+from qdag.features.catalogue import Feature
+
+_RETURN = "($close/Ref($close, 1)-1)"
+
+
+def _features() -> tuple[Feature, ...]:
+    features = [
+        Feature(
+            f"price_change_{d}",
+            "price",
+            f"$close-Ref($close, {d})",
+            f"difference of the close to {d} session(s) ago, in currency",
+            "positive is a rise",
+        )
+        for d in (1, 5, 20)
+    ]
+    features += [
+        Feature(
+            "price_position_20",
+            "price",
+            "($close-Min($low, 20))/(Max($high, 20)-Min($low, 20)+1e-12)",
+            "close between the 20-session low (0) and high (1)",
+            "1 is at the high",
+        ),
+        Feature(
+            "volume_change",
+            "volume",
+            "$volume/Ref($volume, 1)-1",
+            "relative change of volume to the session before; infinite after a session without volume",
+            "positive is growing volume",
+        ),
+        Feature(
+            "volume_ma_ratio_20",
+            "volume",
+            "$volume/Mean($volume, 20)",
+            "volume over its 20-session mean",
+            "above 1 is an active day",
+        ),
+    ]
+    features += [
+        Feature(
+            f"volatility_{d}",
+            "volatility",
+            f"Std({_RETURN}, {d})",
+            f"standard deviation of daily returns over {d} sessions, not annualised",
+            "larger is more volatile",
+        )
+        for d in (5, 20)
+    ]
+    features += [
+        Feature(
+            f"momentum_{d}", "momentum", f"$close/Ref($close, {d})-1", f"return over {d} sessions", "positive is a rise"
+        )
+        for d in (5, 20)
+    ]
+    features += [
+        Feature(
+            f"volume_momentum_{d}",
+            "momentum",
+            f"$volume/Ref($volume, {d})-1",
+            f"relative change of volume over {d} sessions",
+            "positive is growing volume",
+        )
+        for d in (5, 20)
+    ]
+    features += [
+        Feature("price_range", "range", "$high-$low", "high less low, in currency", "larger is more volatile"),
+        Feature(
+            "price_range_ratio",
+            "range",
+            "($high-$low)/$close",
+            "high less low over the close",
+            "larger is more volatile",
+        ),
+        Feature("open_to_close", "range", "$open/$close", "open over the close", "below 1 is an up day"),
+        Feature("high_to_close", "range", "$high/$close", "high over the close", "1 is a close at the high"),
+        Feature("low_to_close", "range", "$low/$close", "low over the close", "1 is a close at the low"),
+    ]
+    return tuple(features)
+
+
+FEATURES = _features()

@@ -1,0 +1,307 @@
+"""What every source has in common: the protocol, the delivery, and the structural cleaning of delivered rows.
+
+Nothing here knows a vendor. The way of the rows:
+
+1. A source reads a file into ``RawRows``: typed columns, NaN where a cell is empty, ``bad`` where one is no number.
+2. ``Cleaner.add`` gives every row a reason to be refused, or none, and turns refused rows into quarantine rows.
+3. ``Cleaner.finish`` keeps the newest of duplicated rows, derives the adjustment factor from each instrument's whole
+   history, and cuts out the asked range.
+
+For the asked range: rows delivered = rows stored + rows quarantined + corrections.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from qdag.schema import QUARANTINE, RAW_OHLCV
+from qdag.sources.actions import Adjustment, factors
+
+PRICES = ("open", "high", "low", "close")
+EVENTS = ("split", "dividend", "pre_close", "adjusted_close", "factor")
+
+ROW_REASONS = {
+    "bad_date": "the date cannot be read",
+    "bad_instrument": "the instrument is missing, malformed or not the one the file is named after",
+    "wrong_columns": "the line has more or fewer cells than the header",
+    "unknown_date": "the date is no session of the universe's calendar",
+    "bad_number": "a cell is neither empty nor a finite number",
+    "null_price": "open, high, low or close is empty",
+    "null_volume": "the volume is empty",
+    "non_positive_price": "a price is zero or negative",
+    "negative_volume": "the volume or the amount is negative",
+    "high_below_low": "high < low",
+    "close_outside_range": "close is outside [low, high]",
+    "open_outside_range": "open is outside [low, high]",
+    "bad_event": "a split, factor, previous or adjusted close is not positive, a dividend is negative, "
+    "or the vendor's factor is missing",
+}
+FILE_REASONS = {
+    "api_error_page": "the file holds JSON or HTML, as an API answers on an error",
+    "not_a_table": "the file has no columns",
+    "empty_file": "the file holds nothing",
+    "header_without_rows": "the file has a header and no row",
+    "unknown_columns": "the header lacks columns of the source's layout",
+    "unreadable": "the file is damaged, truncated or not in UTF-8",
+}
+_CODES = {reason: code for code, reason in enumerate(ROW_REASONS, start=1)}
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a source delivered for a range of sessions.
+
+    ``bars`` has the RAW_OHLCV schema, sorted by date and instrument; ``quarantine`` the QUARANTINE schema.
+    ``corrections`` counts valid rows that a newer row of the same instrument and date replaced. ``files`` counts the
+    files looked at. ``checks`` are figures for people and quality rules: ``rows_delivered`` (rows in the range),
+    ``vwap_outside_range`` (stored rows whose amount / volume is outside [low, high] by more than 0.1 %), and what
+    ``qdag.sources.actions`` found out about events.
+
+    A whole file, or a row whose date cannot be read, is quarantined under the first day of the asked range.
+    """
+
+    bars: pa.Table
+    quarantine: pa.Table
+    corrections: int = 0
+    files: int = 0
+    checks: dict[str, float] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where daily bars come from."""
+
+    def deliver(self, sessions: np.ndarray, start: date, end: date) -> Delivery:
+        """Deliver the bars of [start, end].
+
+        Parameters
+        ----------
+        sessions : datetime64[D], shape (S,)
+            The universe's calendar from the universe's start to ``end`` or later.
+        start, end : date
+            First and last day, inclusive. Values do not depend on them: a part equals the slice of the whole.
+
+        Raises
+        ------
+        SourceError
+            The source cannot be read at all.
+        UnknownNameError
+            The universe is restricted to an instrument that the source does not have.
+        """
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows of one file, typed. All arrays have the shape (N,).
+
+    ``instrument``: object array of str, None where it is malformed. ``date``: datetime64[D], NaT where unreadable.
+    ``line``: int64, 1-based line in the file. ``numbers``: float64 per column, NaN where the cell is empty: the four
+    prices and volume, and where the vendor has them amount and any of ``EVENTS``. ``bad``: a cell is no finite number.
+    """
+
+    instrument: np.ndarray
+    date: np.ndarray
+    line: np.ndarray
+    numbers: Mapping[str, np.ndarray]
+    bad: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "RawRows":
+        """The rows at a mask or at positions."""
+        numbers = {name: values[rows] for name, values in self.numbers.items()}
+        return RawRows(self.instrument[rows], self.date[rows], self.line[rows], numbers, self.bad[rows])
+
+
+def row_reasons(rows: RawRows, sessions: np.ndarray, adjustment: Adjustment = "none") -> np.ndarray:
+    """Why each row is refused: int8 (N,), 0 for a valid row, else the 1-based position in ``ROW_REASONS``.
+
+    The first reason in that order is given. ``sessions``: datetime64[D], increasing. ``adjustment``: an empty factor
+    or adjusted close is refused where that is what tells the adjustment.
+    """
+    number = rows.numbers
+    opened, high, low, close = (number[name] for name in PRICES)
+    volume = number["volume"]
+    nothing = np.zeros(len(rows.line), bool)
+    at = np.minimum(np.searchsorted(sessions, rows.date), max(len(sessions) - 1, 0))
+    session = sessions[at] == rows.date if len(sessions) else nothing
+    # comparisons with NaN are False: an empty cell is judged by null_price and null_volume alone
+    broken = {
+        "bad_date": np.isnat(rows.date),
+        "bad_instrument": np.equal(rows.instrument, None),
+        "unknown_date": ~session,
+        "bad_number": rows.bad,
+        "null_price": np.isnan(opened) | np.isnan(high) | np.isnan(low) | np.isnan(close),
+        "null_volume": np.isnan(volume),
+        "non_positive_price": (opened <= 0) | (high <= 0) | (low <= 0) | (close <= 0),
+        "negative_volume": (volume < 0) | (number["amount"] < 0 if "amount" in number else nothing),
+        "high_below_low": high < low,
+        "close_outside_range": (close < low) | (close > high),
+        "open_outside_range": (opened < low) | (opened > high),
+        "bad_event": _bad_event(number, adjustment, nothing),
+    }
+    found = np.zeros(len(rows.line), np.int8)
+    for reason, mask in reversed(broken.items()):
+        found[mask] = _CODES[reason]
+    return found
+
+
+def _bad_event(number: Mapping[str, np.ndarray], adjustment: Adjustment, nothing: np.ndarray) -> np.ndarray:
+    bad = nothing.copy()
+    for name in ("split", "pre_close", "adjusted_close", "factor"):
+        if name in number:
+            bad |= number[name] <= 0
+    if "dividend" in number:
+        bad |= number["dividend"] < 0
+    # an empty event cell means no event, an empty level is no factor
+    return bad | np.isnan(number[adjustment]) if adjustment in ("factor", "adjusted_close") else bad
+
+
+class Cleaner:
+    """Collects the rows of a delivery and makes the ``Delivery`` of them.
+
+    Parameters
+    ----------
+    universe : name for the tables
+    sessions : datetime64[D], the universe's calendar from the universe's start
+    since : the universe's first day; rows before it are left out
+    start, end : the asked range; rows outside it only serve the adjustment factor
+    adjustment : how the vendor tells the adjustment factor
+    """
+
+    def __init__(
+        self, universe: str, sessions: np.ndarray, since: date, start: date, end: date, adjustment: Adjustment
+    ):
+        self.universe = universe
+        self.sessions = np.asarray(sessions).astype("datetime64[D]")
+        self.since, self.start, self.end = (np.datetime64(day, "D") for day in (since, start, end))
+        self.adjustment = adjustment
+        self.instruments: dict[str, int] = {}
+        self.delivered = 0
+        self._kept: list[dict[str, np.ndarray]] = []
+        self._refused: list[dict[str, Any]] = []
+
+    def refuse_file(self, source: str, instrument: str, reason: str, text: str) -> None:
+        """Quarantine a whole file."""
+        self._refuse(self.start.item(), instrument, source, 0, reason, text)
+
+    def refuse_line(self, source: str, instrument: str, line: int, text: str) -> None:
+        """Quarantine a line that has no cells to judge by: another number of columns than the header."""
+        self.delivered += 1
+        self._refuse(self.start.item(), instrument, source, line, "wrong_columns", text)
+
+    def add(self, source: str, rows: RawRows, text: Callable[[np.ndarray], Iterable[str]], owner: str = "") -> None:
+        """Take the rows of one file.
+
+        Parameters
+        ----------
+        source : file, for the quarantine
+        rows : its rows, in the file's order
+        text : gives the rows of some lines as they were delivered
+        owner : quarantine's instrument for a row that has none
+        """
+        undated = np.isnat(rows.date)
+        near = undated | ((rows.date >= self.since) & (rows.date <= self.end))
+        rows = rows if near.all() else rows.take(near)
+        reasons = row_reasons(rows, self.sessions, self.adjustment)
+        asked = np.isnat(rows.date) | (rows.date >= self.start)
+        self.delivered += int(asked.sum())
+        refused = np.flatnonzero(asked & (reasons > 0))
+        names = tuple(ROW_REASONS)
+        for at, shown in zip(refused.tolist(), text(rows.line[refused]) if len(refused) else (), strict=True):
+            day = self.start if np.isnat(rows.date[at]) else rows.date[at]
+            instrument = rows.instrument[at] or owner
+            self._refuse(day.item(), instrument, source, int(rows.line[at]), names[reasons[at] - 1], shown)
+        # a refused row's event still counts where its date and instrument are known
+        usable = ~np.isnat(rows.date) & ~np.equal(rows.instrument, None)
+        if not usable.all():
+            rows, reasons = rows.take(usable), reasons[usable]
+        if len(rows.line):
+            kept = {"date": rows.date, "valid": reasons == 0, "code": self._codes(rows.instrument), **rows.numbers}
+            self._kept.append(kept)
+
+    def finish(self, files: int) -> Delivery:
+        """Resolve duplicates, derive factors, and cut out the asked range."""
+        checks = {"rows_delivered": float(self.delivered)}
+        if not self._kept:
+            return Delivery(RAW_OHLCV.arrow().empty_table(), self._quarantine(), 0, files, checks)
+        rows = {name: np.concatenate([part[name] for part in self._kept]) for name in self._kept[0]}
+        self._kept = []
+        code, day, valid = rows["code"], rows["date"], rows["valid"]
+        # by instrument and date; within a date refused rows first, then in the order of delivery: the last one wins
+        order = np.lexsort((np.arange(len(code)), valid, day, code))
+        code, day, valid = code[order], day[order], valid[order]
+        winner = np.append((code[1:] != code[:-1]) | (day[1:] != day[:-1]), True)
+        corrections = int((valid & ~winner & (day >= self.start)).sum())
+        rows = {name: values[order][winner] for name, values in rows.items()}
+        factor, found = factors(self.adjustment, rows, self.start)
+        stored = rows["valid"] & (rows["date"] >= self.start)
+        names = np.array(list(self.instruments), object)
+        rows = {name: values[stored] for name, values in rows.items()}
+        rows["instrument"] = names[rows["code"]]
+        rows["factor"] = factor[stored]
+        bars = bars_table(self.universe, rows)
+        outside = _vwap_outside(bars)
+        return Delivery(
+            bars, self._quarantine(), corrections, files, {**checks, "vwap_outside_range": float(outside), **found}
+        )
+
+    def _codes(self, instrument: np.ndarray) -> np.ndarray:
+        first = instrument[0]
+        if (instrument == first).all():
+            return np.full(len(instrument), self.instruments.setdefault(first, len(self.instruments)), np.int32)
+        known = self.instruments
+        return np.fromiter((known.setdefault(name, len(known)) for name in instrument), np.int32, len(instrument))
+
+    def _refuse(self, day: date, instrument: str, source: str, line: int, reason: str, row: str) -> None:
+        self._refused.append(
+            {
+                "universe": self.universe,
+                "date": day,
+                "instrument": instrument,
+                "source": source,
+                "line": line,
+                "reason": reason,
+                "row": row[:1000],
+            }
+        )
+
+    def _quarantine(self) -> pa.Table:
+        table = pa.Table.from_pylist(self._refused, schema=QUARANTINE.arrow())
+        return table.sort_by([(key, "ascending") for key in ("date", "instrument", "source", "line")])
+
+
+def bars_table(universe: str, rows: Mapping[str, np.ndarray]) -> pa.Table:
+    """Make the RAW_OHLCV table of valid rows, sorted by date and instrument.
+
+    ``rows`` holds date, instrument, the prices, volume and factor, and where they are known amount, split and dividend
+    (NaN in these: not known for amount, no event for the others). Events that the vendor does not deliver are null.
+    """
+    order = np.lexsort((rows["instrument"].astype(str), rows["date"]))
+    rows = {name: values[order] for name, values in rows.items()}
+    size = len(order)
+    volume = rows["volume"]
+    amount = rows.get("amount", np.full(size, np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vwap = np.where(volume > 0, amount / volume, np.nan)
+    vwap = np.where(np.isnan(vwap), (rows["high"] + rows["low"] + rows["close"]) / 3, vwap)
+    split, dividend = rows.get("split"), rows.get("dividend")
+    columns: dict[str, Any] = {
+        "universe": pa.repeat(pa.scalar(universe, pa.string()), size),
+        "date": pa.array(rows["date"], pa.date32()),
+        "instrument": pa.array(rows["instrument"], pa.string()),
+        **{name: rows[name] for name in (*PRICES, "volume")},
+        "amount": pa.array(amount, from_pandas=True),
+        "vwap": vwap,
+        "factor": rows["factor"],
+        "split": pa.nulls(size, pa.float64()) if split is None else np.where(np.isnan(split), 1.0, split),
+        "dividend": pa.nulls(size, pa.float64()) if dividend is None else np.where(np.isnan(dividend), 0.0, dividend),
+    }
+    schema = RAW_OHLCV.arrow()
+    return pa.Table.from_arrays([pa.array(columns[name], schema.field(name).type) for name in schema.names], schema=schema)
+
+
+def _vwap_outside(bars: pa.Table) -> int:
+    vwap, high, low = (bars[name].to_numpy() for name in ("vwap", "high", "low"))
+    return int(((vwap > high * 1.001) | (vwap < low * 0.999)).sum())

@@ -1,0 +1,577 @@
+"""Delta Lake tables: one write is one transaction over a universe and a date range; reads are sorted and versioned.
+
+Layout, conflicts, schema evolution and maintenance belong here; what the columns mean does not (``qdag.schema``), nor
+does turning rows into panels (``qdag.store.panels``).
+"""
+
+import json
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qdag.errors import MissingDataError, StoreError, UnknownNameError, unknown
+from qdag.schema import TableSpec
+from qdag.settings import NAME_PATTERN
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+    from deltalake import DeltaTable
+
+PARTITIONS = ("universe", "month")
+CHECKPOINT_EVERY = 50
+ATTEMPTS = 30
+LAYOUT = pa.field("month", pa.string(), nullable=False)
+
+
+class TableStore:
+    """All tables below one root.
+
+    Parameters
+    ----------
+    root : folder or object store URL (``s3://bucket/prefix``); each table is one Delta table below it
+    storage_options : credentials and endpoint of an object store, as ``deltalake`` takes them
+    """
+
+    def __init__(self, root: str | Path, storage_options: Mapping[str, str] | None = None):
+        text = str(root)
+        self._remote = "://" in text
+        self.root = text.rstrip("/") if self._remote else str(Path(text).expanduser().absolute())
+        self.storage_options = dict(storage_options) if storage_options else None
+
+    def __repr__(self) -> str:
+        return f"TableStore({self.root!r})"
+
+    def uri(self, name: str) -> str:
+        """Path or URL of a table, readable by any Delta Lake reader."""
+        return f"{self.root}/{_name('table', name)}"
+
+    def replace(
+        self,
+        spec: TableSpec,
+        universe: str,
+        start: date,
+        end: date,
+        data: pa.Table | Iterable[pa.RecordBatch],
+        provenance: Mapping[str, str],
+    ) -> int:
+        """Replace every row of ``universe`` with ``start <= date <= end`` in one commit; return the new version.
+
+        ``data`` has exactly the columns of ``spec`` in any order; zero rows empty the range. A table or a sequence of
+        batches is written again after a commit conflict; a one-shot iterator cannot be, so a conflict that the log
+        itself cannot resolve raises. Batches are checked while they stream: a failure leaves the table as it was.
+
+        Columns that ``spec`` has gained are added (null in older rows); columns that it has lost stay, null in the
+        rows written from now on. A changed type and a new column that may not be null are refused.
+
+        Raises
+        ------
+        StoreError
+            Missing, extra or mistyped columns, rows outside the range or the universe, duplicate keys, nulls where
+            none are allowed, a conflict that outlasts all attempts.
+        """
+        from deltalake import (
+            ColumnProperties,
+            CommitProperties,
+            PostCommitHookProperties,
+            WriterProperties,
+            write_deltalake,
+        )
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        _name("universe", universe)
+        start, end = _day(start), _day(end)
+        if start > end:
+            raise StoreError(f"range {start}..{end} of table {spec.name!r} is reversed; give start <= end")
+        if isinstance(data, pa.Table):
+            _check_schema(spec, data.schema)
+        months = _months(start, end)
+        predicate = (
+            f"universe = '{universe}' AND month >= '{months[0]}' AND month <= '{months[-1]}' "
+            f"AND date >= DATE '{start}' AND date <= DATE '{end}'"
+        )
+        again = isinstance(data, pa.Table | Sequence)
+        # floats hardly ever repeat: trying a dictionary on them takes three times as long and twice the memory
+        texts = [c.name for c in spec.columns if c.name in spec.keys or c.dtype == "string"]
+        layout = WriterProperties(
+            default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE"),
+            column_properties={
+                n: ColumnProperties(dictionary_enabled=True, statistics_enabled="CHUNK")
+                for n in texts
+                if n != "universe"
+            },
+        )
+        for attempt in range(ATTEMPTS):
+            table = self._create(spec)
+            self._check_evolution(spec, table)
+            source = data.to_batches(max_chunksize=1 << 16) if isinstance(data, pa.Table) else data
+            checked = _Checked(spec, universe, start, end)
+            reader = pa.RecordBatchReader.from_batches(checked.schema, checked.batches(source))
+            try:
+                write_deltalake(
+                    table,
+                    reader,
+                    mode="overwrite",
+                    schema_mode="merge",
+                    predicate=predicate,
+                    writer_properties=layout,
+                    commit_properties=CommitProperties(
+                        custom_metadata={"provenance": json.dumps(dict(provenance), sort_keys=True)},
+                        max_commit_retries=ATTEMPTS,
+                    ),
+                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+                )
+            except Exception as error:
+                # deltalake reports an exception of the stream as its own; the first cause is the one to tell
+                if checked.error is not None:
+                    raise checked.error from None
+                if not isinstance(error, CommitFailedError | DeltaError) or not _conflict(error):
+                    if isinstance(error, DeltaError):
+                        raise StoreError(f"table {spec.name!r} cannot be written: {error}") from error
+                    raise
+                if not again:
+                    raise StoreError(
+                        f"another writer changed table {spec.name!r} meanwhile and the stream of batches cannot be "
+                        f"read twice; write {start}..{end} of {universe!r} again ({error})"
+                    ) from error
+                if attempt == ATTEMPTS - 1:
+                    raise StoreError(
+                        f"table {spec.name!r} was changed by other writers on each of {ATTEMPTS} attempts; "
+                        f"write {start}..{end} of {universe!r} again when they have finished ({error})"
+                    ) from error
+                time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+                continue
+            return table.version()
+        raise AssertionError("unreachable")
+
+    def _create(self, spec: TableSpec) -> "DeltaTable":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        for attempt in range(ATTEMPTS):
+            table = self._open(spec.name)
+            if table is not None:
+                return table
+            if not self._remote:
+                Path(self.uri(spec.name)).mkdir(parents=True, exist_ok=True)
+            try:
+                return DeltaTable.create(
+                    self.uri(spec.name),
+                    schema=_stored_schema(spec),
+                    mode="error",
+                    partition_by=list(PARTITIONS),
+                    name=spec.name,
+                    description=spec.description,
+                    configuration={
+                        # statistics of 158 float columns per file cost more than they ever skip
+                        "delta.dataSkippingStatsColumns": ",".join(k for k in spec.keys if k not in PARTITIONS),
+                        "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+                    },
+                    storage_options=self.storage_options,
+                )
+            except (DeltaError, OSError) as error:
+                # another process may have created it first: then opening succeeds on the next turn
+                if attempt == ATTEMPTS - 1:
+                    raise StoreError(
+                        f"table {spec.name!r} cannot be created at {self.uri(spec.name)}: {error}"
+                    ) from error
+                time.sleep(random.uniform(0, 0.05))
+        raise AssertionError("unreachable")
+
+    def _open(self, name: str, version: int | None = None) -> "DeltaTable | None":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        uri = self.uri(name)
+        if not self._remote and not (Path(uri) / "_delta_log").is_dir():
+            return None
+        try:
+            return DeltaTable(uri, version=version, storage_options=self.storage_options)
+        except TableNotFoundError:
+            return None
+        except DeltaError as error:
+            if version is None:
+                # an empty log: another process is about to write its first commit
+                if not DeltaTable.is_deltatable(uri, self.storage_options):
+                    return None
+                raise StoreError(f"table {name!r} at {uri} cannot be opened: {error}") from error
+            raise StoreError(
+                f"version {version} of table {name!r} cannot be opened (newest is {self.version(name)}); "
+                f"it never existed or was vacuumed: {error}"
+            ) from error
+
+    def _table(self, name: str, version: int | None = None) -> "DeltaTable":
+        table = self._open(name, version)
+        if table is None:
+            known = ", ".join(self.names()) or "none"
+            raise MissingDataError(f"table {name!r} is not stored yet; materialize it first. Stored tables: {known}.")
+        return table
+
+    def _check_evolution(self, spec: TableSpec, table: "DeltaTable") -> None:
+        stored = {f.name: f for f in pa.schema(table.schema().to_arrow())}
+        for field in _stored_schema(spec):
+            have = stored.get(field.name)
+            if have is None:
+                if not field.nullable:
+                    raise StoreError(
+                        f"column {field.name!r} of table {spec.name!r} is new and may not be null, but stored rows "
+                        f"have no value for it; make it nullable or delete the table and compute it again"
+                    )
+            elif _plain(have.type) != field.type:
+                raise StoreError(
+                    f"column {field.name!r} of table {spec.name!r} is stored as {have.type} but declared {field.type}; "
+                    f"give the column a new name or delete the table and compute it again"
+                )
+
+    def read(
+        self,
+        name: str,
+        universe: str,
+        start: date | None = None,
+        end: date | None = None,
+        instruments: Iterable[str] | None = None,
+        columns: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Read rows sorted by date, then by the other key columns.
+
+        Parameters
+        ----------
+        start, end : inclusive; None is open
+        instruments : only these, for tables with an instrument column; None is all
+        columns : in this order; None is every stored column, key columns first
+        version : table version to read; None is the newest
+
+        Raises
+        ------
+        MissingDataError
+            The table is not stored yet.
+        UnknownNameError
+            A column that the table does not have.
+        """
+        import pyarrow.dataset as pads
+
+        table = self._table(name, version)
+        stored = _columns(table)
+        wanted = list(stored if columns is None else columns)
+        for column in wanted:
+            if column not in stored:
+                raise unknown(f"column of table {name!r}", column, stored)
+        if instruments is not None and "instrument" not in stored:
+            raise UnknownNameError(f"table {name!r} has no instrument column; leave instruments out")
+        keys = [k for k in _keys(table) if k in stored and k != "universe"]
+        keys.sort(key=lambda k: k != "date")
+        extra = [k for k in keys if k not in wanted]
+        dataset, condition = self._scan(table, universe, start, end, instruments)
+        months: dict[str, list[pads.Fragment]] = {}
+        for fragment in dataset.get_fragments(filter=condition):
+            month = pads.get_partition_keys(fragment.partition_expression)[LAYOUT.name]
+            months.setdefault(month, []).append(fragment)
+        # month by month: mostly in order already, and what is not is sorted in small parts
+        parts = []
+        for month in sorted(months):
+            files = pads.FileSystemDataset(months[month], dataset.schema, dataset.format, dataset.filesystem)
+            part = _with_types(files.to_table(columns=[*wanted, *extra], filter=condition))
+            if part.num_rows:
+                order = pc.sort_indices(part.select(keys), sort_keys=[(k, "ascending") for k in keys])
+                positions = order.to_numpy()
+                parts.append(part.take(order) if np.any(positions[1:] < positions[:-1]) else part)
+        if not parts:
+            parts = [_with_types(dataset.schema.empty_table().select([*wanted, *extra]))]
+        rows = pa.concat_tables(parts)
+        return rows.select(wanted).replace_schema_metadata(None)
+
+    def _scan(
+        self,
+        table: "DeltaTable",
+        universe: str,
+        start: date | None,
+        end: date | None,
+        instruments: Iterable[str] | None = None,
+    ) -> "tuple[pads.Dataset, pads.Expression]":
+        import pyarrow.dataset as pads
+
+        _name("universe", universe)
+        start, end = (None if d is None else _day(d) for d in (start, end))
+        partitions: list[tuple[str, str, Any]] = [("universe", "=", universe)]
+        condition = pads.field("universe") == universe
+        if start is not None:
+            partitions.append(("month", ">=", f"{start:%Y-%m}"))
+            condition &= pads.field("date") >= pa.scalar(start, pa.date32())
+        if end is not None:
+            partitions.append(("month", "<=", f"{end:%Y-%m}"))
+            condition &= pads.field("date") <= pa.scalar(end, pa.date32())
+        if instruments is not None:
+            if isinstance(instruments, str):
+                raise StoreError(f"instruments must be a collection of names, got the string {instruments!r}")
+            condition &= pads.field("instrument").isin(pa.array(list(instruments), pa.string()))
+        return table.to_pyarrow_dataset(partitions=partitions), condition
+
+    def exists(self, name: str) -> bool:
+        """Whether the table was ever written."""
+        return self._open(name) is not None
+
+    def version(self, name: str) -> int | None:
+        """Newest version, None for a table that is not stored yet."""
+        table = self._open(name)
+        return None if table is None else table.version()
+
+    def names(self) -> list[str]:
+        """Stored tables, sorted."""
+        if not self._remote:
+            root = Path(self.root)
+            found = (p.name for p in root.iterdir()) if root.is_dir() else iter(())
+        else:
+            from deltalake.fs import DeltaStorageHandler
+            from pyarrow.fs import FileSelector, PyFileSystem
+
+            handler = DeltaStorageHandler(self.root, self.storage_options)
+            found = (i.base_name for i in PyFileSystem(handler).get_file_info(FileSelector("", allow_not_found=True)))
+        return sorted(n for n in found if re.fullmatch(NAME_PATTERN, n) and self.exists(n))
+
+    def columns(self, name: str) -> list[str]:
+        """Stored columns without the month partition, keys first, then in order of their first appearance."""
+        return _columns(self._table(name))
+
+    def sessions(self, name: str, universe: str) -> np.ndarray:
+        """Distinct stored dates of a universe, sorted, datetime64[D]; from file statistics where a file is one day."""
+        _name("universe", universe)
+        table = self._table(name)
+        files = pa.table(table.get_add_actions(flatten=True))
+        if files.num_rows == 0:
+            return np.array([], "datetime64[D]")
+        files = files.filter(pc.equal(files["partition.universe"], universe))
+        days = [np.array([], "datetime64[D]")]
+        low, high = _dates(files["min.date"]), _dates(files["max.date"])
+        single = (low == high) & ~np.isnat(low)
+        days.append(low[single])
+        if not single.all():
+            dataset, condition = self._scan(table, universe, None, None)
+            months = pc.unique(files["partition.month"].filter(pa.array(~single)))
+            import pyarrow.dataset as pads
+
+            dates = dataset.to_table(columns=["date"], filter=condition & pads.field("month").isin(months))
+            days.append(_dates(pc.unique(dates["date"])))
+        return np.unique(np.concatenate(days))
+
+    def count(self, name: str, universe: str, start: date | None = None, end: date | None = None) -> int:
+        """Number of stored rows with ``start <= date <= end``; None is open."""
+        dataset, condition = self._scan(self._table(name), universe, start, end)
+        return dataset.count_rows(filter=condition)
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Commits, newest first: version, timestamp (UTC), operation, provenance (empty for maintenance)."""
+        return [
+            {
+                "version": row["version"],
+                "timestamp": datetime.fromtimestamp(row["timestamp"] / 1000, UTC),
+                "operation": row["operation"],
+                "provenance": json.loads(row.get("provenance", "{}")),
+            }
+            for row in self._table(name).history()
+        ]
+
+    def compact(self, name: str) -> dict[str, Any]:
+        """Merge small files of each partition; contents and older versions stay. Returns Delta's metrics."""
+        return self._maintain(name, "compact", lambda table: table.optimize.compact(max_concurrent_tasks=2))
+
+    def vacuum(self, name: str, retention_hours: int = 168, dry_run: bool = False) -> list[str]:
+        """Delete files that no version of the last ``retention_hours`` needs; returns their paths.
+
+        Older versions cannot be read afterwards. Below a week, files of a write in progress may be lost: do so only
+        when nothing writes.
+        """
+        if retention_hours < 0:
+            raise StoreError(f"retention_hours must not be negative, got {retention_hours}")
+        return self._maintain(
+            name,
+            "vacuum",
+            lambda t: t.vacuum(retention_hours=retention_hours, dry_run=dry_run, enforce_retention_duration=False),
+        )
+
+    def _maintain(self, name: str, what: str, action: Any) -> Any:
+        from deltalake.exceptions import DeltaError
+
+        for attempt in range(ATTEMPTS):
+            try:
+                return action(self._table(name))
+            except DeltaError as error:
+                if attempt == ATTEMPTS - 1 or not _conflict(error):
+                    raise StoreError(f"{what} of table {name!r} failed: {error}") from error
+                time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+
+
+class _Checked:
+    """Checks batches while they stream into a write and adds the month; keys are kept for the duplicate check."""
+
+    def __init__(self, spec: TableSpec, universe: str, start: date, end: date):
+        self.spec, self.universe, self.start, self.end = spec, universe, start, end
+        self.schema = _stored_schema(spec)
+        self.error: BaseException | None = None
+
+    def batches(self, source: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            keys = []
+            for batch in source:
+                checked = self._batch(batch)
+                if checked.num_rows:
+                    keys.append(pa.table({k: _encoded(checked.column(k)) for k in self.spec.keys}))
+                    yield checked
+            self._unique(keys)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        spec = self.spec
+        _check_schema(spec, batch.schema)
+        columns = [batch.column(f.name) for f in spec.arrow()]
+        columns = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, spec.arrow(), strict=True)]
+        batch = pa.record_batch(columns, names=[c.name for c in spec.columns])
+        if batch.num_rows == 0:
+            return pa.RecordBatch.from_pylist([], schema=self.schema)
+        for column in spec.columns:
+            if not column.nullable:
+                missing = pc.is_null(batch.column(column.name), nan_is_null=True)
+                if n := pc.sum(missing).as_py():
+                    row = batch.filter(missing).slice(0, 1).select(list(spec.keys)).to_pylist()[0]
+                    raise StoreError(
+                        f"column {column.name!r} of table {spec.name!r} must have a value; {n} rows have none, first "
+                        f"{_show(row)}; drop or quarantine them"
+                    )
+        strange = pc.not_equal(batch.column("universe"), self.universe)
+        if n := pc.sum(strange).as_py():
+            other = batch.column("universe").filter(strange)[0].as_py()
+            raise StoreError(
+                f"{n} rows for table {spec.name!r} are of universe {other!r}, but {self.universe!r} is being replaced; "
+                f"write each universe on its own"
+            )
+        dates = batch.column("date")
+        first, last = pa.scalar(self.start, pa.date32()), pa.scalar(self.end, pa.date32())
+        outside = pc.or_(pc.less(dates, first), pc.greater(dates, last))
+        if n := pc.sum(outside).as_py():
+            day = dates.filter(outside)[0].as_py()
+            raise StoreError(
+                f"{n} rows for table {spec.name!r} lie outside the replaced range {self.start}..{self.end}, first "
+                f"{day}; widen the range or drop the rows"
+            )
+        month = pc.cast(pc.strftime(dates, format="%Y-%m"), pa.string())
+        return pa.record_batch([*batch.columns, month], schema=self.schema)
+
+    def _unique(self, keys: list[pa.Table]) -> None:
+        if not keys:
+            return
+        table = pa.concat_tables(keys).unify_dictionaries().combine_chunks()
+        code = np.zeros(table.num_rows, np.int64)
+        for name in self.spec.keys:
+            values = pc.dictionary_encode(table[name]) if not pa.types.is_dictionary(table[name].type) else table[name]
+            values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+            # ranks of what came before keep the code below rows x values: no overflow whatever the number of keys
+            code = np.unique(code, return_inverse=True)[1] if code.max(initial=0) > 1 << 31 else code
+            code = code * max(len(values.dictionary), 1) + values.indices.to_numpy()
+        order = np.sort(code)
+        if np.any(same := order[1:] == order[:-1]):
+            twice = np.flatnonzero(code == order[1:][same][0])
+            row = table.slice(int(twice[0]), 1).to_pylist()[0]
+            raise StoreError(
+                f"table {self.spec.name!r} would get {int(same.sum())} rows with a key that is already in the write, "
+                f"first {_show(row)}; keep one row per {', '.join(self.spec.keys)}"
+            )
+
+
+def _check_schema(spec: TableSpec, schema: pa.Schema) -> None:
+    names = schema.names
+    declared = spec.arrow()
+    problems = []
+    if missing := [n for n in declared.names if n not in names]:
+        problems.append(f"missing columns {missing}")
+    if extra := [n for n in names if n not in declared.names]:
+        problems.append(f"extra columns {extra}")
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        problems.append(f"repeated columns {twice}")
+    else:
+        problems += [
+            f"column {f.name!r} is {schema.field(f.name).type} instead of {f.type}"
+            for f in declared
+            if f.name in names and _plain(schema.field(f.name).type) != f.type
+        ]
+    if problems:
+        raise StoreError(f"data does not fit table {spec.name!r}: {'; '.join(problems)}; fit it to the table's schema")
+
+
+def _stored_schema(spec: TableSpec) -> pa.Schema:
+    return spec.arrow().append(LAYOUT)
+
+
+def _plain(dtype: pa.DataType) -> pa.DataType:
+    """The same values' simplest type: how strings are encoded in memory is no property of a table."""
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+        return pa.string()
+    return dtype
+
+
+def _with_types(table: pa.Table) -> pa.Table:
+    fields = [pa.field(f.name, _plain(f.type)) for f in table.schema]
+    return table.cast(pa.schema(fields)) if any(f.type != _plain(f.type) for f in table.schema) else table
+
+
+def _encoded(values: pa.Array) -> pa.Array:
+    return values.dictionary_encode() if pa.types.is_string(values.type) else values
+
+
+def _columns(table: "DeltaTable") -> list[str]:
+    names = [f.name for f in table.schema().fields if f.name != LAYOUT.name]
+    keys = [k for k in _keys(table) if k in names]
+    return [*keys, *(n for n in names if n not in keys)]
+
+
+def _keys(table: "DeltaTable") -> list[str]:
+    indexed = table.metadata().configuration.get("delta.dataSkippingStatsColumns") or "date"
+    return ["universe", *indexed.split(",")]
+
+
+def _conflict(error: Exception) -> bool:
+    from deltalake.exceptions import CommitFailedError
+
+    text = str(error).lower()
+    return isinstance(error, CommitFailedError) or any(
+        word in text for word in ("conflict", "concurrent", "version already exists", "metadata changed")
+    )
+
+
+def _name(kind: str, name: str) -> str:
+    """Only plain names: they become paths and parts of SQL predicates."""
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+        raise StoreError(f"{kind} name {name!r} must match {NAME_PATTERN} (lower case, digits, underscore)")
+    return name
+
+
+def _day(day: date) -> date:
+    if isinstance(day, np.datetime64):
+        day = day.astype("datetime64[D]").item()
+    if isinstance(day, datetime):
+        day = day.date()
+    if not isinstance(day, date):
+        raise StoreError(f"{day!r} is no date; give a datetime.date")
+    return day
+
+
+def _months(start: date, end: date) -> tuple[str, str]:
+    return f"{start:%Y-%m}", f"{end:%Y-%m}"
+
+
+def _dates(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False).astype("datetime64[D]") if len(values) else np.array([], "M8[D]")
+
+
+def _show(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in row.items())

