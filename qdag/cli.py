@@ -67,7 +67,9 @@ def _universe(settings: "Settings", name: str | None) -> str:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    # a pipe or a CI log has no width of its own
+    return console if console.is_terminal else Console(width=140)
 
 
 @app.command()
@@ -210,10 +212,19 @@ def _launch(
         TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
         loading = progress.add_task("loading", total=1)
+        _quiet()
         from qdag.defs.launch import launch
 
         progress.update(loading, completed=1)
         return launch(settings, universe, start, end, assets, months, _reporter(progress))
+
+
+def _quiet() -> None:
+    """Keep the libraries' own console logs out of the progress display; Dagster's are in its UI."""
+    import logging
+
+    for name in ("dagster", "mlflow", "alembic", "qdag"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _reporter(progress: Any) -> Callable[[str, int, int], None]:
@@ -233,6 +244,7 @@ def _stages_table(console: "Console", outcome: "Launched") -> None:
     table = Table(
         "asset", "rows", "instruments", "sessions", "NaN share", "seconds", "peak MiB", box=None, pad_edge=False
     )
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name, seen in outcome.assets.items():
@@ -266,18 +278,23 @@ def _summary(console: "Console", settings: "Settings", universe: str, outcome: "
     _failures(console, outcome)
     if not outcome.success:
         return
-    horizon = settings.training.horizon
+    horizon = settings.training_for(universe).horizon
     best = best_factors(Platform.open(settings), universe, horizon)
     console.print(f"\nTop factors by |mean RankIC|, horizon {horizon}:")
     console.print(_frame(best))
     model = outcome.assets.get("trained_model", {})
-    console.print("\nModel:", {k: v for k, v in model.items() if k.startswith(("valid_", "test_", "model"))})
+    console.print(f"\nModel {model.get('model')}, trained on {model.get('training_date')}, {model.get('mlflow_run')}")
+    for segment in ("valid", "test"):
+        metrics = {name: model.get(f"{segment}_{name}") for name in ("ic", "rank_ic", "icir", "rank_icir")}
+        shown = "  ".join(f"{k} {v:+.4f}" if v is not None else f"{k} undefined" for k, v in metrics.items())
+        console.print(f"  {segment:<6}{shown}", highlight=False)
 
 
 def _frame(frame: Any) -> "Table":
     from rich.table import Table
 
     table = Table(*map(str, frame.columns), box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     return table

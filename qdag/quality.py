@@ -232,12 +232,12 @@ def _keyed(table: str, keys: tuple[str, ...]) -> tuple[Rule, ...]:
     """Rules of every table: declared columns, unique keys without nulls, dates that are sessions."""
     return (
         Rule(
-            "columns as declared",
+            "declared columns stored",
             table,
             "structure",
             "equals",
-            ("declared", "stored"),
-            "A column is missing or left over: the table was written by another version; materialize it again.",
+            ("stored",),
+            "A declared column is not stored: the table was written by an older version; materialize the range again.",
             "schema",
             {"value": True},
         ),
@@ -609,11 +609,9 @@ def frames(table: str, scope: Scope, columns: Sequence[str] = ()) -> Frames:
 
 
 def _schema(table: str, scope: Scope, columns: Sequence[str]) -> Frames:
-    stored = scope.store.columns(table)
-    names = list(dict.fromkeys([*columns, *stored]))
-    if columns:
-        declared = [n in set(columns) for n in names]
-        yield "schema", pd.DataFrame({"column": names, "declared": declared, "stored": [n in stored for n in names]})
+    """One line per declared column. A stored one that is declared no longer (a removed factor) harms nobody."""
+    stored = set(scope.store.columns(table))
+    yield "schema", pd.DataFrame({"column": list(columns), "stored": [name in stored for name in columns]})
 
 
 def _read(scope: Scope, table: str, start: np.datetime64, end: np.datetime64, columns: Sequence[str]) -> pd.DataFrame:

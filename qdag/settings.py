@@ -90,6 +90,15 @@ class UniverseSettings(_Frozen):
     end: date | None = Field(default=None, description="last session, inclusive; None means up to today")
     instruments: tuple[str, ...] | None = Field(default=None, description="restrict to these; None takes all")
     region: Literal["us", "cn"] = Field(default="us", description="Qlib trading rules")
+    training: dict[str, Any] = Field(default_factory=dict, description="overrides of [training] for this universe")
+
+    @field_validator("training")
+    @classmethod
+    def _known_training(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            if key not in TrainingSettings.model_fields:
+                raise ValueError(f"unknown training setting {key!r}{nearest(key, TrainingSettings.model_fields)}")
+        return value
 
     @model_validator(mode="after")
     def _start_before_end(self) -> "UniverseSettings":
@@ -115,6 +124,19 @@ class TrainingSettings(_Frozen):
     parameters: dict[str, float | int | str] = Field(
         default_factory=dict, description="overrides of Qlib's Alpha158 LightGBM"
     )
+
+
+# Qlib's published regularization fits hundreds of stocks; on five it leaves a constant model. These are its lambdas
+# scaled by the number of rows, with shallow trees; they were not chosen by their results.
+SAMPLE_PARAMETERS: dict[str, float | int | str] = {
+    "lambda_l1": 2.5,
+    "lambda_l2": 7.1,
+    "learning_rate": 0.02,
+    "num_leaves": 15,
+    "max_depth": 4,
+    "min_data_in_leaf": 200,
+    "feature_fraction": 0.3,
+}
 
 
 class EngineSettings(_Frozen):
@@ -145,7 +167,11 @@ class Settings(_Frozen):
     universes: dict[str, UniverseSettings] = Field(
         default_factory=lambda: {
             "sample": UniverseSettings(
-                source=SampleSource(), calendar="XNYS", start=date(2000, 3, 1), end=date(2013, 3, 1)
+                source=SampleSource(),
+                calendar="XNYS",
+                start=date(2000, 3, 1),
+                end=date(2013, 3, 1),
+                training={"parameters": SAMPLE_PARAMETERS},
             )
         }
     )
@@ -182,9 +208,19 @@ class Settings(_Frozen):
     def _fits(self) -> "Settings":
         if not self.universes:
             raise ValueError("at least one universe is needed")
-        if self.training.horizon not in self.horizons:
-            raise ValueError(f"training.horizon {self.training.horizon} is not one of horizons {list(self.horizons)}")
+        for training in (self.training, *map(self.training_for, self.universes)):
+            if training.horizon not in self.horizons:
+                raise ValueError(f"training.horizon {training.horizon} is not one of horizons {list(self.horizons)}")
         return self
+
+    def training_for(self, universe: str) -> TrainingSettings:
+        """Training settings of a universe: the general ones with its own overrides."""
+        overrides = self.universe(universe).training
+        return TrainingSettings.model_validate(self.training.model_dump() | overrides) if overrides else self.training
+
+    def for_universe(self, universe: str) -> "Settings":
+        """The same settings with the universe's own training settings in place of the general ones."""
+        return self.model_copy(update={"training": self.training_for(universe)})
 
     @property
     def dagster_home(self) -> Path:

@@ -241,6 +241,12 @@ def asset_names(settings: Settings) -> tuple[str, ...]:
     )
 
 
+def training_tables(settings: Settings) -> tuple[str, ...]:
+    """Feature tables that some universe trains on."""
+    used = {table for universe in settings.universes for table in settings.training_for(universe).features}
+    return tuple(table for table in feature_tables(settings) if table in used)
+
+
 def features_of(settings: Settings, table: str) -> tuple[Feature, ...]:
     """Features that a table stores; custom factors come from the settings."""
     if table == "custom_factors":
@@ -286,7 +292,7 @@ def definition_text(settings: Settings, table: str) -> str:
     if table in schema.FEATURE_TABLES:
         return "\n".join(f"{f.name}={f.expression or f.meaning}" for f in features_of(settings, table))
     if table == "trained_model":
-        return settings.training.model_dump_json()
+        return "\n".join(settings.training_for(universe).model_dump_json() for universe in sorted(settings.universes))
     spec = table_spec(settings, table)
     return repr(spec.columns) if spec else DESCRIPTIONS[table]
 
@@ -570,7 +576,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
         platform.report(spec.name, len(features), len(features))
 
     result = _write(platform, spec, universe, sessions, batches, inputs=(*tables, "labels"))
-    horizon = settings.training.horizon
+    horizon = settings.training_for(universe).horizon
     best = best_factors(platform, universe, horizon, dates[0], dates[1])
     return replace(result, extra={**result.extra, f"top_factors_horizon_{horizon}": _frame_rows(best)})
 
@@ -592,6 +598,7 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     from qdag.models.tracking import track
     from qdag.models.training import train
 
+    settings = platform.settings.for_universe(universe)
     calendar = platform.calendar(universe).all
     ends = calendar[:-1][calendar[:-1].astype("M8[M]") != calendar[1:].astype("M8[M]")]
     days = [day for day in ends.tolist() if start <= day <= end and len(_sessions(platform, universe, day, day))]
@@ -600,8 +607,8 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     with _Meter() as meter:
         for done, day in enumerate(days):
             platform.report("trained_model", done, len(days))
-            model = train(platform.settings, platform.store, universe, day)
-            tracked = track(platform.settings, model, platform.provenance.get("dagster_run_id"))
+            model = train(settings, platform.store, universe, day)
+            tracked = track(settings, model, platform.provenance.get("dagster_run_id"))
             rows += sum(segment.used for segment in model.rows.values())
             instruments = model.instruments
             extra = {

@@ -68,7 +68,9 @@ def read_pool(name: str, path: Path) -> Pool:
             reader = csv.DictReader(file)
             missing = {"instrument", "start", "end"} - set(reader.fieldnames or ())
             if missing:
-                raise SourceError(f"pool file {str(path)!r} lacks the columns {sorted(missing)}; got {reader.fieldnames}")
+                raise SourceError(
+                    f"pool file {str(path)!r} lacks the columns {sorted(missing)}; got {reader.fieldnames}"
+                )
             spans = [_span(path, reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"pool file {str(path)!r} cannot be read: {error}; give a UTF-8 CSV file") from error

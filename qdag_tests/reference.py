@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qdag.engine import Panel, parse
-from qdag.engine.parser import Call, Expression, Field, Number
+from qdag.engine.parser import Expression, Field, Number
 
 FLAT = 2e-5
 
@@ -208,7 +208,8 @@ def evaluate_panel(text: str, panel: Panel) -> np.ndarray:
     return out
 
 
-ROLLING = ("Mean Sum Std Var Skew Kurt Max Min IdxMax IdxMin Med Mad Rank Count Slope Rsquare Resi WMA").split()
+_NAMES = "Mean Sum Std Var Skew Kurt Max Min IdxMax IdxMin Med Mad Rank Count Slope Rsquare Resi WMA"
+ROLLING = tuple(_NAMES.split(" "))
 
 
 def operator_expressions(windows: tuple[int, ...] = (5, 10, 20, 30, 60)) -> dict[str, str]:
@@ -265,7 +266,7 @@ def operator_expressions(windows: tuple[int, ...] = (5, 10, 20, 30, 60)) -> dict
 
 
 def nasty_panel(instruments: int = 14, sessions: int = 150, seed: int = 0) -> Panel:
-    """A market of everything that breaks kernels: suspensions, late and ended listings, gaps, constant prices, no volume.
+    """A market of everything that breaks kernels.
 
     Instruments: 1 suspended, 2 late, 3 ended, 4 gaps at the start, 5 constant prices, 6 one row in five missing, 7 no
     volume, 8 one session without volume, 9 a 1e7 offset, 10 an early spike, 11 all missing, 12 a single row.

@@ -151,7 +151,8 @@ def test_raw_frames_of_good_bars(scope: Scope) -> None:
     put(scope, schema.RAW_OHLCV, bars(scope.sessions()))
     found = named("raw_ohlcv", scope, tuple(c.name for c in schema.RAW_OHLCV.columns))
     assert set(found) == {"schema", "rows", "sessions", "instruments", "refused_files", "refused_rows"}
-    assert found["schema"][["declared", "stored"]].to_numpy().all()
+    assert found["schema"]["stored"].all()
+    assert named("raw_ohlcv", scope, ("date", "bid"))["schema"]["stored"].tolist() == [True, False]
     assert len(found["rows"]) == 3 * len(scope.sessions())
     assert found["sessions"]["share"].eq(1).all()
     assert found["instruments"]["share"].eq(1).all()
@@ -276,6 +277,12 @@ def test_labels_are_known_one_session_after_their_horizon(scope: Scope) -> None:
     assert found["known_rows"].tolist() == [3 * (len(sessions) - 2), 3 * (len(sessions) - 6)]
     assert found["known_null_share"].tolist() == [0, 0]
     assert found["too_early"].tolist() == [0, 0]
+    last = sessions[-1].item()
+    daily = named("labels", Scope(scope.store, scope.settings, "toy", last, last), columns)
+    # the six sessions before, whose labels the window's prices make known, are judged again
+    assert daily["sessions"]["date"].tolist() == list(pd.to_datetime(sessions[-7:]))
+    assert daily["sessions"]["is_session"].all()
+    assert daily["horizons"].set_index("label")["known_rows"].tolist() == [15, 3]
     put(
         scope, spec, good.assign(label_1=np.where(known >= 1, 0.01, np.nan), label_5=np.where(known >= 7, 0.05, np.nan))
     )
@@ -352,3 +359,12 @@ def test_importing_the_rules_imports_no_orchestrator_and_no_validator() -> None:
     heavy = {"dagster", "great_expectations", "mlflow", "qlib"}
     code = f"import sys, qdag.quality; print(sorted(set(sys.modules) & {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_page_of_the_rules_names_them_all() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "checks.md").read_text("utf-8")
+    for table in TABLES:
+        for rule in rules_for(table):
+            assert rule.name in page, f"{table}: {rule.name}"
+    for name in quality.INDICATOR_BOUNDS:
+        assert f"`{name}`" in page

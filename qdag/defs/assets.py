@@ -37,11 +37,11 @@ def build_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         )
     )
     months = month_partitions(settings)
-    model_inputs = (*settings.training.features, "labels")
+    model_inputs = (*stages.training_tables(settings), "labels")
     assets.append(
         _asset(settings, months, "trained_model", "models", stages.trained_model, model_inputs, {"lightgbm", "mlflow"})
     )
-    scored = ("trained_model", *settings.training.features)
+    scored = ("trained_model", *stages.training_tables(settings))
     assets.append(
         _asset(settings, sessions, "predictions", "models", stages.predictions, scored, {"lightgbm", "deltalake"})
     )

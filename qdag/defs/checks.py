@@ -1,4 +1,4 @@
-"""Asset checks: the quality rules judged by Great Expectations, shown in Dagster. The only importer of either two here.
+"""Asset checks: the quality rules judged by Great Expectations, shown in Dagster. Nothing else imports the validator.
 
 Checks run in the step that wrote the table, over the run's whole window: a failed ``structure`` check fails the step,
 so nothing downstream of it starts; the others warn. Importing Great Expectations takes about ten seconds, so it is

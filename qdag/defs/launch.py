@@ -1,6 +1,5 @@
 """Runs of the chain in this process, recorded by Dagster like any other: what `qdag materialize` does."""
 
-import logging
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -13,6 +12,10 @@ from qdag.defs.partitions import range_tags
 from qdag.errors import SessionError, unknown
 from qdag.settings import Settings
 from qdag.stages import Platform, Report
+
+
+# events go to Dagster's storage; the caller shows progress and the outcome
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass
@@ -59,7 +62,6 @@ def launch(
     wanted = set(assets or known)
     outcome = Launched()
     instance = dg.DagsterInstance.get()
-    logging.getLogger("dagster").setLevel(logging.ERROR)
 
     def run(job: str, names: set[str], first: str, final: str) -> None:
         if names and outcome.success:
@@ -92,6 +94,7 @@ def _run(
     result = job.execute_in_process(
         instance=instance,
         tags=tags,
+        run_config=QUIET,
         raise_on_error=False,
         asset_selection=[dg.AssetKey(name) for name in sorted(names)],
     )

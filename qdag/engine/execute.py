@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from qdag.engine.kernels import cross_section, elementwise, extremes, moments, order, pairs, regression, sums
-from qdag.engine.kernels.windows import chain, scratch_shape
+from qdag.engine.kernels.windows import chain
 from qdag.engine.operators import OPERATORS, Kind
 from qdag.engine.panel import Panel
 from qdag.engine.plan import ALL_HISTORY, DOUBLE, Node, Plan, ema_window, plan
@@ -522,13 +522,12 @@ class _Tile:
     def _merge(self, nodes: tuple[Node, ...], parts: int, kernel: Any, kinds: Mapping[str, int], *series: Any) -> None:
         """Run a family whose windows are put together from shorter ones."""
         windows = tuple(self._window(node) for node in nodes)
-        merges, slots, history = chain(windows)
+        links = chain(windows)
         finals = np.array(
-            [(slots[w], kinds[n.operator]) for w, n in zip(windows, nodes, strict=True)], np.int64
+            [(links.slots[w], kinds[n.operator]) for w, n in zip(windows, nodes, strict=True)], np.int64
         ).reshape(-1, 2)
-        count, width, _ = scratch_shape(windows, self.lanes)
-        scratch = self.worker.take(np.float64, parts, count, width)
-        kernel(*series, self.lanes, history, merges, finals, scratch, self._rows_for(nodes))
+        scratch = self.worker.take(np.float64, parts, *links.scratch(self.lanes))
+        kernel(*series, self.lanes, links.history, links.keep, links.merges, finals, scratch, self._rows_for(nodes))
         self.worker.give(scratch)
 
     def _sums(self, nodes: tuple[Node, ...]) -> None:
@@ -564,12 +563,19 @@ class _Tile:
     def _extreme(self, nodes: tuple[Node, ...], sign: int) -> None:
         x = self.series[nodes[0].inputs[0]]
         windows = tuple(self._window(node) for node in nodes)
-        merges, slots, history = chain(windows)
-        count, width, _ = scratch_shape(windows, self.lanes)
-        scratch = self.worker.take(x.dtype, 1, count, width)
-        finals = np.array([slots[w] for w in windows], np.int64)
+        links = chain(windows)
+        scratch = self.worker.take(x.dtype, 1, *links.scratch(self.lanes))
+        finals = np.array([links.slots[w] for w in windows], np.int64)
         extremes.rolling_extreme(
-            x, x.dtype.type(sign), self.lanes, history, merges, finals, scratch, self._rows_for(nodes)
+            x,
+            x.dtype.type(sign),
+            self.lanes,
+            links.history,
+            links.keep,
+            links.merges,
+            finals,
+            scratch,
+            self._rows_for(nodes),
         )
         self.worker.give(scratch)
 
@@ -582,12 +588,20 @@ class _Tile:
     def _argextreme(self, nodes: tuple[Node, ...], sign: int) -> None:
         x = self.series[nodes[0].inputs[0]]
         windows = tuple(self._window(node) for node in nodes)
-        merges, slots, history = chain(windows)
-        count, width, _ = scratch_shape(windows, self.lanes)
-        scratch = self.worker.take(x.dtype, 3, count, width)
-        finals = np.array([(slots[w], w) for w in windows], np.int64)
+        links = chain(windows)
+        scratch = self.worker.take(x.dtype, 3, *links.scratch(self.lanes))
+        finals = np.array([(links.slots[w], w) for w in windows], np.int64)
         extremes.rolling_argextreme(
-            x, x.dtype.type(sign), self.lanes, history, merges, finals, self.first, scratch, self._rows_for(nodes)
+            x,
+            x.dtype.type(sign),
+            self.lanes,
+            links.history,
+            links.keep,
+            links.merges,
+            finals,
+            self.first,
+            scratch,
+            self._rows_for(nodes),
         )
         self.worker.give(scratch)
 
@@ -605,7 +619,7 @@ class _Tile:
         quantiles = np.array(
             [0.5 if n.operator == "Med" else n.parameters[1] for n in nodes if n.operator != "Rank"], np.float64
         )
-        scratch = self.worker.take(x.dtype, window + 6, self.lanes)
+        scratch = self.worker.take(x.dtype, 2, window + 5, self.lanes)
         order.rolling_order(
             x, self.lanes, window, quantiles, len(nodes) - len(quantiles), scratch, self._rows_for(nodes)
         )
@@ -624,22 +638,38 @@ class _Tile:
     def _wma(self, nodes: tuple[Node, ...]) -> None:
         x = self.series[nodes[0].inputs[0]]
         windows = tuple(self._window(node) for node in nodes)
-        merges, slots, history = chain(windows)
-        count, width, _ = scratch_shape(windows, self.lanes)
-        lengths = np.array(sorted(slots, key=slots.__getitem__), np.int64)
-        finals = np.array([slots[w] for w in windows], np.int64)
-        scratch = self.worker.take(np.float64, 3, count, width)
-        sums.rolling_wma(x, self.lanes, history, merges, lengths, finals, self.first, scratch, self._rows_for(nodes))
+        links = chain(windows)
+        finals = np.array([links.slots[w] for w in windows], np.int64)
+        scratch = self.worker.take(np.float64, 3, *links.scratch(self.lanes))
+        sums.rolling_wma(
+            x,
+            self.lanes,
+            links.history,
+            links.keep,
+            links.merges,
+            links.lengths,
+            finals,
+            self.first,
+            scratch,
+            self._rows_for(nodes),
+        )
         self.worker.give(scratch)
 
     def _ema(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
             decay, window = ema_window(node.parameters[0])
-            merges, slots, history = chain((window,))
-            count, width, _ = scratch_shape((window,), self.lanes)
-            scratch = self.worker.take(np.float64, 2, count, width)
+            links = chain((window,))
+            scratch = self.worker.take(np.float64, 2, *links.scratch(self.lanes))
             sums.rolling_ema(
-                self.series[node.inputs[0]], self.lanes, history, merges, slots[window], decay, scratch, self._new(node)
+                self.series[node.inputs[0]],
+                self.lanes,
+                links.history,
+                links.keep,
+                links.merges,
+                links.slots[window],
+                decay,
+                scratch,
+                self._new(node),
             )
             self.worker.give(scratch)
 

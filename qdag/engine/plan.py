@@ -12,8 +12,8 @@ from qdag.errors import ExpressionError
 ALL_HISTORY = 1_000_000_000
 """The look-back, in sessions, of an expression that needs everything since the listing."""
 
-EMA_TAIL = 1e-9
-"""EMA leaves out the past that weighs less than this share in total: below the resolution of its float32 result."""
+EMA_TAIL = 1e-12
+"""EMA leaves out the past that weighs less than this share in total: far below the resolution of its float32 result."""
 
 MAX_EMA_WINDOW = 100_000
 MAX_NODES = 100_000

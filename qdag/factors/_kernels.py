@@ -1,4 +1,4 @@
-"""Compiled loops of the factor metrics, one factor at a time; numba is imported with this module and with no other here.
+"""Compiled loops of the factor metrics, one factor at a time; the only module here that imports numba.
 
 Kernels release the GIL and start no threads themselves: the caller parallelises over factors, one level.
 Values arrive as float32, every sum is float64. NaN in a result means null.
@@ -175,7 +175,8 @@ def cross_sections(  # type: ignore[no-untyped-def]
                 # rank sums are multiples of 1/4 below 2**53, so they are exact and zero only for a constant side
                 rank_xx = rank_yy = rank_xy = 0.0
                 top = bottom = 0.0
-                n_top = n_bottom = 0
+                n_top = np.int64(0)
+                n_bottom = np.int64(0)
                 for i in range(instruments):
                     if not pair[i]:
                         continue
@@ -201,22 +202,23 @@ def cross_sections(  # type: ignore[no-untyped-def]
                     long_short[h, t] = top / n_top - bottom / n_bottom
                 if n >= min_pairs and rank_xx > 0 and rank_yy > 0 and xx > 0 and yy > 0:
                     ic[h, t] = min(1.0, max(-1.0, xy / (np.sqrt(xx) * np.sqrt(yy))))
-                    rank_ic[h, t] = min(1.0, max(-1.0, rank_xy / (np.sqrt(rank_xx) * np.sqrt(rank_yy))))
+                    rank_ic[h, t] = min(1.0, max(-1.0, rank_xy / np.sqrt(rank_xx * rank_yy)))
     return ic, rank_ic, coverage, long_short, pairs
 
 
 @njit(cache=True, nogil=True)
-def trailing_ratio(values, window, minimum):  # type: ignore[no-untyped-def]
+def trailing_ratio(values, window, minimum, equal):  # type: ignore[no-untyped-def]
     """Mean / sample standard deviation of the values that are not NaN in each trailing window.
 
     Parameters
     ----------
     values : (R, window - 1 + T) float64; result t looks at values[:, t : t + window]
     minimum : fewest values for a ratio, at least 2
+    equal : a standard deviation up to this is rounding of equal values
 
     Returns
     -------
-    ratio : (R, T) float64, NaN with too few values or none that differ; count : (R, T) int32
+    ratio : (R, T) float64, NaN with too few values or all equal; count : (R, T) int32
 
     Every window is summed anew, in two passes: 252 additions cost less than a running sum's lost digits.
     """
@@ -254,7 +256,6 @@ def trailing_ratio(values, window, minimum):  # type: ignore[no-untyped-def]
                 s0 += part[k]
             mean = (s0 + s1 + s2 + s3) / n
             s0 = s1 = s2 = s3 = 0.0
-            differ = False
             for k in range(0, whole, _LANES):
                 s0 += (part[k] - mean) ** 2
                 s1 += (part[k + 1] - mean) ** 2
@@ -262,11 +263,7 @@ def trailing_ratio(values, window, minimum):  # type: ignore[no-untyped-def]
                 s3 += (part[k + 3] - mean) ** 2
             for k in range(whole, n):
                 s0 += (part[k] - mean) ** 2
-            for k in range(1, n):
-                if part[k] != part[0]:
-                    differ = True
-                    break
-            square = s0 + s1 + s2 + s3
-            if differ and square > 0:
-                ratio[r, t] = mean / np.sqrt(square / (n - 1))
+            deviation = np.sqrt((s0 + s1 + s2 + s3) / (n - 1))
+            if deviation > equal:
+                ratio[r, t] = mean / deviation
     return ratio, count

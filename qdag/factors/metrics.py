@@ -35,6 +35,9 @@ MINIMUM_PAIRS = 3
 MINIMUM_QUINTILE_PAIRS = 5
 """Fewest pairs for long_short: one per quintile."""
 
+EQUAL_DEVIATION = 1e-12
+"""Up to this standard deviation ICs count as equal: they are at most 1, so this is their rounding, not spread."""
+
 _HISTORY_COLUMNS = ("universe", "date", "pool", "horizon", "factor", "ic", "rank_ic")
 _BATCH_ROWS = 131_072
 
@@ -147,7 +150,7 @@ def factor_metrics(
 
     - ic, rank_ic: fewer than 3 pairs, or a constant side
     - coverage: a pool without members on the signal session
-    - icir, rank_icir: fewer than ``minimum`` ICs in the window, or all equal
+    - icir, rank_icir: fewer than ``minimum`` ICs in the window, or all equal (standard deviation up to 1e-12)
     - long_short: fewer than 5 pairs, or an empty top or bottom quintile. With p = (average rank - 1)/(n - 1) the
       bottom quintile is p <= 0.2 and the top is p > 0.8: pandas' ``qcut`` where no factor values are equal; equal
       values always stay together.
@@ -277,8 +280,10 @@ def _batches(
             values, first, members, labels, order, count, ranks, steps, at.start - at.first, length,
             MINIMUM_PAIRS, MINIMUM_QUINTILE_PAIRS,
         )  # fmt: skip
-        icir, icir_n = _kernels.trailing_ratio(np.concatenate([past[0, index], ic], axis=1), window, minimum)
-        rank_icir, _ = _kernels.trailing_ratio(np.concatenate([past[1, index], rank_ic], axis=1), window, minimum)
+        (icir, icir_n), (rank_icir, _) = (
+            _kernels.trailing_ratio(np.concatenate([before[index], now], axis=1), window, minimum, EQUAL_DEVIATION)
+            for before, now in zip(past, (ic, rank_ic), strict=True)
+        )
         return {
             "ic": ic,
             "rank_ic": rank_ic,
@@ -304,7 +309,7 @@ def _batches(
     with ThreadPoolExecutor(threads) as workers:
         while chunk := list(islice(names, per_batch)):
             # values are fetched here, one per free worker: the mapping may read a store that is not thread-safe
-            results = []
+            results: list[dict[str, np.ndarray]] = []
             for begin in range(0, len(chunk), threads):
                 some = [(i, name, _checked(name, features[name], shape)) for i, name in chunk[begin:][:threads]]
                 results += workers.map(lambda item: one(*item), some)

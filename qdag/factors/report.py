@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.errors import MissingDataError, PanelError, unknown
-from qdag.factors.metrics import ICIR_MINIMUM
+from qdag.factors.metrics import EQUAL_DEVIATION, ICIR_MINIMUM
 
 _MEANS = ("ic", "rank_ic", "long_short", "coverage")
 
@@ -28,7 +28,7 @@ def top_factors(
     -------
     DataFrame, one row per factor, best first, equal ones by name, factors without any RankIC last:
     factor, mean_ic, mean_rank_ic, icir and rank_icir (mean / sample std over the whole range, not annualised; NaN
-    with fewer than ``minimum`` ICs or none that differ), long_short and coverage (means), dates (those with an ic).
+    with fewer than ``minimum`` ICs or all equal), long_short and coverage (means), dates (those with an ic).
     Means are over the dates that have a value.
 
     Raises
@@ -41,9 +41,7 @@ def top_factors(
         Several universes, or several pools and none chosen.
     """
     if not metrics.num_rows:
-        raise MissingDataError(
-            "no factor metrics to rank: the table is empty; materialize factor_metrics for the dates"
-        )
+        raise MissingDataError("no factor metrics to rank: the table is empty; materialize factor_metrics first")
     pools = pc.unique(metrics["pool"]).to_pylist()
     universes = pc.unique(metrics["universe"]).to_pylist()
     horizons = pc.unique(metrics["horizon"]).to_pylist()
@@ -58,15 +56,13 @@ def top_factors(
     chosen = metrics.filter((pc.field("horizon") == horizon) & (pc.field("pool") == (pool or pools[0])))
     sample = pc.VarianceOptions(ddof=1)
     statistics = [(column, "mean") for column in _MEANS] + [("ic", "count")]
-    statistics += [(column, what) for column in ("ic", "rank_ic") for what in ("min", "max")]
     spread = [(column, "stddev", sample) for column in ("ic", "rank_ic")]
     found = chosen.group_by("factor").aggregate(statistics + spread).to_pandas()
     frame = pd.DataFrame(
         {"factor": found["factor"], "mean_ic": found["ic_mean"], "mean_rank_ic": found["rank_ic_mean"]}
     )
     for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
-        # the deviation of equal values may round to something above zero
-        defined = (found["ic_count"] >= max(minimum, 2)) & (found[f"{column}_min"] < found[f"{column}_max"])
+        defined = (found["ic_count"] >= max(minimum, 2)) & (found[f"{column}_stddev"] > EQUAL_DEVIATION)
         frame[ratio] = (found[f"{column}_mean"] / found[f"{column}_stddev"]).where(defined, np.nan)
     frame["long_short"] = found["long_short_mean"]
     frame["coverage"] = found["coverage_mean"]
@@ -79,4 +75,5 @@ def top_factors(
 
 def markdown(frame: pd.DataFrame) -> str:
     """Write a report as a Markdown table with four decimals; undefined values are empty cells."""
-    return frame.to_markdown(index=False, floatfmt=".4f", missingval="")
+    shown = frame.astype(object).where(frame.notna(), None)
+    return shown.to_markdown(index=False, floatfmt=".4f", missingval="")

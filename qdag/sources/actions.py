@@ -20,6 +20,7 @@ State rules, for the rows that precede a session:
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,9 @@ import numpy as np
 Adjustment = Literal["events", "pre_close", "adjusted_close", "factor", "none"]
 
 
-def factors(adjustment: Adjustment, rows: Mapping[str, np.ndarray], start: np.datetime64) -> tuple[np.ndarray, dict[str, float]]:
+def factors(
+    adjustment: Adjustment, rows: Mapping[str, np.ndarray], start: np.datetime64
+) -> tuple[np.ndarray, dict[str, float]]:
     """Adjustment factors of all rows.
 
     Parameters
@@ -96,7 +99,7 @@ def _cumulate(new: np.ndarray, ratio: np.ndarray) -> np.ndarray:
     """Cumulative product per instrument, in the order of time: a longer history has the same bits at its begin."""
     level = np.empty(len(ratio))
     edges = np.append(np.flatnonzero(new), len(ratio))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges.tolist()):
         np.cumprod(ratio[low:high], out=level[low:high])
     return level
 
@@ -111,7 +114,7 @@ def _first_valid(new: np.ndarray, valid: np.ndarray, level: np.ndarray) -> np.nd
 
 
 def _compare(new: np.ndarray, level: np.ndarray, vendor: np.ndarray, counted: np.ndarray) -> dict[str, float]:
-    step = _divide(level[1:], level[:-1]) / _divide(vendor[1:], vendor[:-1])
+    step = _divide(_divide(level[1:], level[:-1]), _divide(vendor[1:], vendor[:-1]))
     difference = np.abs(step - 1)[(counted & ~new)[1:]]
     difference = difference[np.isfinite(difference)]
     return {

@@ -129,7 +129,7 @@ def row_reasons(rows: RawRows, sessions: np.ndarray, adjustment: Adjustment = "n
     # comparisons with NaN are False: an empty cell is judged by null_price and null_volume alone
     broken = {
         "bad_date": np.isnat(rows.date),
-        "bad_instrument": np.equal(rows.instrument, None),
+        "bad_instrument": _nameless(rows.instrument),
         "unknown_date": ~session,
         "bad_number": rows.bad,
         "null_price": np.isnan(opened) | np.isnan(high) | np.isnan(low) | np.isnan(close),
@@ -145,6 +145,10 @@ def row_reasons(rows: RawRows, sessions: np.ndarray, adjustment: Adjustment = "n
     for reason, mask in reversed(broken.items()):
         found[mask] = _CODES[reason]
     return found
+
+
+def _nameless(instrument: np.ndarray) -> np.ndarray:
+    return np.equal(instrument, np.array(None, object)).astype(bool)
 
 
 def _bad_event(number: Mapping[str, np.ndarray], adjustment: Adjustment, nothing: np.ndarray) -> np.ndarray:
@@ -214,7 +218,7 @@ class Cleaner:
             instrument = rows.instrument[at] or owner
             self._refuse(day.item(), instrument, source, int(rows.line[at]), names[reasons[at] - 1], shown)
         # a refused row's event still counts where its date and instrument are known
-        usable = ~np.isnat(rows.date) & ~np.equal(rows.instrument, None)
+        usable = ~np.isnat(rows.date) & ~_nameless(rows.instrument)
         if not usable.all():
             rows, reasons = rows.take(usable), reasons[usable]
         if len(rows.line):
@@ -272,15 +276,17 @@ class Cleaner:
         return table.sort_by([(key, "ascending") for key in ("date", "instrument", "source", "line")])
 
 
-def bars_table(universe: str, rows: Mapping[str, np.ndarray]) -> pa.Table:
+def bars_table(universe: str, rows: Mapping[str, np.ndarray], ordered: bool = False) -> pa.Table:
     """Make the RAW_OHLCV table of valid rows, sorted by date and instrument.
 
     ``rows`` holds date, instrument, the prices, volume and factor, and where they are known amount, split and dividend
     (NaN in these: not known for amount, no event for the others). Events that the vendor does not deliver are null.
+    ``ordered``: the rows are sorted already.
     """
-    order = np.lexsort((rows["instrument"].astype(str), rows["date"]))
-    rows = {name: values[order] for name, values in rows.items()}
-    size = len(order)
+    if not ordered:
+        order = np.lexsort((rows["instrument"].astype(str), rows["date"]))
+        rows = {name: values[order] for name, values in rows.items()}
+    size = len(rows["date"])
     volume = rows["volume"]
     amount = rows.get("amount", np.full(size, np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -299,7 +305,9 @@ def bars_table(universe: str, rows: Mapping[str, np.ndarray]) -> pa.Table:
         "dividend": pa.nulls(size, pa.float64()) if dividend is None else np.where(np.isnan(dividend), 0.0, dividend),
     }
     schema = RAW_OHLCV.arrow()
-    return pa.Table.from_arrays([pa.array(columns[name], schema.field(name).type) for name in schema.names], schema=schema)
+    return pa.Table.from_arrays(
+        [pa.array(columns[name], schema.field(name).type) for name in schema.names], schema=schema
+    )
 
 
 def _vwap_outside(bars: pa.Table) -> int:

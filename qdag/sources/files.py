@@ -157,7 +157,9 @@ class FilesFolder:
             instrument = to_symbols(table.columns[mapping.instrument], profile.symbol)
             if owner is not None:
                 instrument[instrument != owner] = None
-        return RawRows(instrument, to_dates(table.columns[mapping.date], mapping.date_format, dates), table.line, numbers, bad)
+        return RawRows(
+            instrument, to_dates(table.columns[mapping.date], mapping.date_format, dates), table.line, numbers, bad
+        )
 
 
 def to_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -320,6 +322,19 @@ def _read_csv(path: Path, profile: Profile) -> _Table:
     line = np.arange(before + 1, before + 1 + size + len(blank) + len(broken), dtype=np.int64)
     if blank or broken:
         line = line[~np.isin(line, [*blank, *(number for number, _ in broken)])]
+    # a blank line comes as a row of empty cells, as does a line of commas, which is a row
+    empty = np.ones(size, bool)
+    for column in table.columns:
+        if not empty.any():
+            break
+        empty &= pc.equal(column, "").to_numpy()
+    if empty.any():
+        at = np.flatnonzero(empty)
+        keep = ~empty
+        keep[at] = [bool(text.strip()) for text in _csv_lines(body, line[at])]
+        table, line = table.filter(pa.array(keep)), line[keep]
+        if not len(line) and not broken:
+            raise FileRefused("header_without_rows", ",".join(header))
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return _Table(columns, line, broken, partial(_csv_lines, body))
 

@@ -18,7 +18,14 @@ from qdag.settings import UniverseSettings
 from qdag.sources.base import Cleaner, Delivery, RawRows
 
 SOURCE = "stocks.csv.gz"
-COLUMNS = {"Open": "open", "High": "high", "Low": "low", "Close": "close", "Volume": "volume", "Adj Close": "adjusted_close"}
+COLUMNS = {
+    "Open": "open",
+    "High": "high",
+    "Low": "low",
+    "Close": "close",
+    "Volume": "volume",
+    "Adj Close": "adjusted_close",
+}
 
 
 class Sample:
@@ -48,10 +55,14 @@ def _rows() -> tuple[RawRows, list[str]]:
     try:
         import bokeh_sampledata
     except ImportError as error:
-        raise SourceError("the sample needs the package bokeh-sampledata; install it with `pip install bokeh-sampledata`") from error
+        raise SourceError(
+            "the sample needs the package bokeh-sampledata; install it with `pip install bokeh-sampledata`"
+        ) from error
     data = gzip.decompress((Path(bokeh_sampledata.__file__).parent / "_data" / SOURCE).read_bytes())
     types = {"Ticker": pa.string(), "Date": pa.date32(), **dict.fromkeys(COLUMNS, pa.float64())}
-    table = read_csv(pa.BufferReader(data), convert_options=ConvertOptions(column_types=types, strings_can_be_null=False))
+    table = read_csv(
+        pa.BufferReader(data), convert_options=ConvertOptions(column_types=types, strings_can_be_null=False)
+    )
     numbers = {name: table[column].to_numpy() for column, name in COLUMNS.items()}
     size = table.num_rows
     line = np.arange(2, size + 2)

@@ -63,7 +63,7 @@ GOOD: dict[str, dict[str, dict[str, object]]] = {
     },
 }  # fmt: skip
 for frames_of_table in GOOD.values():
-    frames_of_table["schema"] = {"column": ["date", "x"], "declared": True, "stored": True}
+    frames_of_table["schema"] = {"column": ["date", "x"], "stored": True}
 FEATURE_COLUMNS = (*INDICATOR_BOUNDS, "label_1", "label_20")
 EVERY_RULE = [rule for table in GOOD for rule in rules_for(table, FEATURE_COLUMNS) if rule.frame in GOOD[table]]
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qdag.engine import Panel, compute, compute_blocks, plan
 from qdag.engine.execute import _schedule
@@ -28,7 +29,7 @@ def panel() -> Panel:
 
 @pytest.fixture(scope="module")
 def everything() -> dict[str, str]:
-    out = {f"op.{k}": v for k, v in operator_expressions((2, 5, 20, 60)).items() if not k.endswith("_0")}
+    out = {f"op.{k}": v for k, v in operator_expressions((4, 5, 20, 60)).items() if not k.endswith("_0")}
     for name in SETS:
         out |= {f"{name}.{k}": v for k, v in expressions(name).items() if name != "alpha360" or k[-1] in "07"}
     return out | {

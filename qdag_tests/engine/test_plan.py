@@ -33,7 +33,7 @@ def test_look_back(text: str, past: int):
 
 def test_ema_looks_back_until_the_rest_weighs_nothing():
     decay, window = ema_window(20)
-    assert decay**window <= 1e-9 < decay ** (window - 1)
+    assert decay**window <= 1e-12 < decay ** (window - 1)
     assert plan({"x": "EMA($close, 20)"}).lookback == window - 1
     with pytest.raises(ExpressionError, match="at most"):
         plan({"x": "EMA($close, 0.00001)"})

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from qdag.errors import PanelError, SessionError, UnknownNameError
@@ -79,10 +80,15 @@ def reference(features, labels, pool, start: int, stop: int, window: int, minimu
     frame = pd.DataFrame(rows)
     groups = frame.groupby(["factor", "horizon"], sort=False)
     for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
-        rolling = groups[column].rolling(window, min_periods=minimum)
-        frame[ratio] = (rolling.mean() / rolling.std()).to_numpy()
+        frame[ratio] = groups[column].transform(
+            lambda ic: [trailing(ic[max(0, k + 1 - window) : k + 1].dropna(), minimum) for k in range(len(ic))]
+        )
     frame["icir_n"] = groups["ic"].rolling(window, min_periods=0).count().to_numpy().astype(int)
     return frame[frame["date"] >= start].reset_index(drop=True)
+
+
+def trailing(ic: pd.Series, minimum: int) -> float:
+    return ic.mean() / ic.std() if len(ic) >= minimum and ic.std() > 1e-12 else np.nan
 
 
 def check(table: pa.Table, expected: pd.DataFrame) -> None:
@@ -152,7 +158,7 @@ def test_equals_alphalens() -> None:
     data["factor_quantile"] = data.groupby(level="date")["factor"].transform(pd.qcut, 5, labels=False) + 1
     ic = performance.factor_information_coefficient(data)["1D"]
     mean, _ = performance.mean_return_by_quantile(data, by_date=True, demeaned=False)
-    spread = mean["1D"].unstack("factor_quantile")
+    spread = mean["1D"].reset_index().pivot_table(index="date", columns="factor_quantile", values="1D")
     part = table[(table["factor"] == "t.plain") & (table["horizon"] == 1)].set_index("signal_date")
     part.index = pd.DatetimeIndex(part.index)
     assert len(part) == 38
@@ -230,8 +236,9 @@ def test_perfect_correlation_stays_in_bounds() -> None:
         ic = table["ic"].to_numpy()
         assert np.all(np.abs(ic) <= 1)
         np.testing.assert_allclose(ic, sign, rtol=1e-12)
-        # the same IC on every date has no ratio
-        assert table["rank_icir"].null_count == len(table)
+        assert set(table["rank_ic"].to_pylist()) == {float(sign)}
+        # the same IC on every date, but for its rounding, has no ratio
+        assert table["rank_icir"].null_count == table["icir"].null_count == len(table)
 
 
 def test_pool_without_members_has_null_coverage() -> None:

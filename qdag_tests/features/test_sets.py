@@ -38,14 +38,15 @@ def test_every_feature_is_declared_in_full(name: str):
     assert len(set(names)) == len(names)
     for feature in features:
         assert isinstance(feature, Feature)
-        assert feature.group and feature.meaning and feature.direction, feature.name
+        assert all((feature.group, feature.meaning, feature.direction)), feature.name
         if feature.expression is not None:
             parse(feature.expression)
 
 
 def test_basic_statistics_cover_each_window():
     names = set(expressions("basic_statistics"))
-    assert names == {f"{s}{d}" for s in "MEAN STD MAX MIN Q80 Q20 CORR RETURN".split() for d in (5, 10, 20, 30, 60)}
+    statistics = ("MEAN", "STD", "MAX", "MIN", "Q80", "Q20", "CORR", "RETURN")
+    assert names == {f"{s}{d}" for s in statistics for d in (5, 10, 20, 30, 60)}
 
 
 def test_price_features_are_distinct():

@@ -7,14 +7,14 @@ import numpy as np
 
 from qdag.engine.kernels.flags import kernel
 
-_ARG = "int64, int64, int64[:,::1], int64[:,::1], int64[::1]"
+_ARG = "int64, int64, int64[::1], int64[:,::1], int64[:,::1], int64[::1]"
 
 
 @kernel(
-    "void(float32[::1], float32, int64, int64, int64[:,::1], int64[::1], float32[:,:,::1], float32[:,::1])",
-    "void(float64[::1], float64, int64, int64, int64[:,::1], int64[::1], float64[:,:,::1], float64[:,::1])",
+    "void(float32[::1], float32, int64, int64, int64[::1], int64[:,::1], int64[::1], float32[:,:,::1], float32[:,::1])",
+    "void(float64[::1], float64, int64, int64, int64[::1], int64[:,::1], int64[::1], float64[:,:,::1], float64[:,::1])",
 )
-def rolling_extreme(x, sign, lanes, history, merges, finals, scratch, out):
+def rolling_extreme(x, sign, lanes, history, keep, merges, finals, scratch, out):
     """Maximum (sign 1) or minimum (sign -1) of the valid values, NaN without any. scratch (1, slots, elements)."""
     base = history * lanes
     chunk = scratch.shape[2] - base
@@ -38,14 +38,15 @@ def rolling_extreme(x, sign, lanes, history, merges, finals, scratch, out):
             for i in range(width):
                 result[i] = sign * extreme[i] if extreme[i] > -np.inf else np.nan
         for slot in range(scratch.shape[1]):
-            scratch[0, slot, :base] = scratch[0, slot, width : width + base]
+            tail = keep[slot] * lanes
+            scratch[0, slot, base - tail : base] = scratch[0, slot, base + width - tail : base + width]
 
 
 @kernel(
     f"void(float32[::1], float32, {_ARG}, float32[:,:,::1], float32[:,::1])",
     f"void(float64[::1], float64, {_ARG}, float64[:,:,::1], float64[:,::1])",
 )
-def rolling_argextreme(x, sign, lanes, history, merges, finals, first, scratch, out):
+def rolling_argextreme(x, sign, lanes, history, keep, merges, finals, first, scratch, out):
     """1-based place of the first maximum (sign 1) or minimum (sign -1), counted from the window's oldest existing row.
 
     As numpy's argmax on a window with gaps: a missing value wins. NaN where every value is missing.
@@ -98,4 +99,5 @@ def rolling_argextreme(x, sign, lanes, history, merges, finals, first, scratch, 
                     result[lane] = p[lane] - oldest + 1 if any_valid[lane] > 0.0 else np.nan
         for part in range(3):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]

@@ -14,10 +14,10 @@ SKEW, KURT = 0, 1
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float32[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float64[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
 )
-def rolling_variance(x, lanes, history, merges, finals, scratch, out):
+def rolling_variance(x, lanes, history, keep, merges, finals, scratch, out):
     """Std and Var with ddof=1 over the valid values; NaN below two.
 
     finals (K, 2): slot, STD or VAR; scratch (3, slots, elements): count, mean, sum of squared deviations.
@@ -68,14 +68,15 @@ def rolling_variance(x, lanes, history, merges, finals, scratch, out):
                     result[i] = v[i] / (c[i] - 1.0) if c[i] > 1.0 else np.nan
         for part in range(3):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float32[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float64[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
 )
-def rolling_higher(x, lanes, history, merges, finals, scratch, out):
+def rolling_higher(x, lanes, history, keep, merges, finals, scratch, out):
     """Bias-corrected skewness (3 values at least) and excess kurtosis (4); NaN for a constant window.
 
     finals (K, 2): slot, SKEW or KURT; scratch (5, slots, elements): count, mean, central sums of order 2, 3, 4.
@@ -135,4 +136,5 @@ def rolling_higher(x, lanes, history, merges, finals, scratch, out):
                     out[k, begin + i] = value if n >= 4.0 and m2 > 0.0 else np.nan
         for part in range(5):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]

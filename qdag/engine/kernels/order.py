@@ -11,68 +11,85 @@ from qdag.engine.kernels.flags import kernel
 
 
 @kernel(
-    "void(float32[::1], int64, int64, float64[::1], int64, float32[:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, float64[::1], int64, float64[:,::1], float64[:,::1])",
+    "void(float32[::1], int64, int64, float64[::1], int64, float32[:,:,::1], float64[:,::1])",
+    "void(float64[::1], int64, int64, float64[::1], int64, float64[:,:,::1], float64[:,::1])",
 )
 def rolling_order(x, lanes, window, quantiles, with_rank, scratch, out):
     """Quantiles (linear interpolation) and the average-tie percentile rank of the newest value, over valid values.
 
     out (len(quantiles) + with_rank, n), the rank last; NaN where nothing is valid, and for the rank where the newest
-    value is missing. scratch (window + 6, lanes).
+    value is missing. scratch (2, window + 5, lanes): two sorted windows, used in turn, and three rows of their own.
     """
     rows = x.size // lanes
-    ordered = scratch[: window + 1]
-    ordered[:] = np.inf  # a missing value is kept as the largest
-    gone = scratch[window + 1]
-    new = scratch[window + 2]
-    previous = scratch[window + 3]
-    less = scratch[window + 4]
-    equal = scratch[window + 5]
+    # sorted rows 1..window; row 0 is below and row window + 1 above everything; a missing value is kept as the largest
+    scratch[:] = np.inf
+    scratch[:, 0] = -np.inf
+    gone = scratch[0, window + 2]
+    new = scratch[0, window + 3]
+    twice = scratch[0, window + 4]
     count = np.zeros(lanes, np.int64)
     for t in range(rows):
+        old_window = scratch[t % 2]
+        new_window = scratch[(t + 1) % 2]
         values = x[t * lanes : (t + 1) * lanes]
         for lane in range(lanes):
             valid = abs(values[lane]) < np.inf
             # + 0.0 makes -0.0 and 0.0 one value
             new[lane] = values[lane] + 0.0 if valid else np.inf
             count[lane] += 1 if valid else 0
-            previous[lane] = -np.inf
-            less[lane] = 0.0
-            equal[lane] = 0.0
         if t >= window:
             olds = x[(t - window) * lanes : (t - window + 1) * lanes]
             for lane in range(lanes):
                 valid = abs(olds[lane]) < np.inf
                 gone[lane] = olds[lane] + 0.0 if valid else np.inf
                 count[lane] -= 1 if valid else 0
-        else:
-            gone[:] = np.inf
         for i in range(window):
-            here = ordered[i]
-            after = ordered[i + 1]
+            before = old_window[i]
+            here = old_window[i + 1]
+            after = old_window[i + 2]
+            target = new_window[i + 1]
+            # one write and five reads: more would be too many for the compiler to prove apart, and it would not vectorise
             for lane in range(lanes):
-                kept = here[lane] if here[lane] < gone[lane] else after[lane]
-                below = kept if kept < new[lane] else new[lane]
-                here[lane] = below if below > previous[lane] else previous[lane]
-                previous[lane] = kept
-                less[lane] += 1.0 if kept < new[lane] else 0.0
-                equal[lane] += 1.0 if kept == new[lane] else 0.0
+                lower = before[lane] if before[lane] < gone[lane] else here[lane]
+                upper = here[lane] if here[lane] < gone[lane] else after[lane]
+                below = upper if upper < new[lane] else new[lane]
+                target[lane] = below if below > lower else lower
+        lowest = count.min()
+        uniform = lowest > 0 and lowest == count.max()
         for q in range(quantiles.size):
             result = out[q, t * lanes : (t + 1) * lanes]
-            for lane in range(lanes):
-                if count[lane] == 0:
-                    result[lane] = np.nan
+            if uniform:
+                place = quantiles[q] * (lowest - 1)
+                low = int(place)
+                part = place - low
+                here = new_window[low + 1]
+                after = new_window[low + 2]
+                if part > 0.0:
+                    for lane in range(lanes):
+                        result[lane] = float(here[lane]) + (float(after[lane]) - float(here[lane])) * part
                 else:
+                    for lane in range(lanes):
+                        result[lane] = here[lane]
+                continue
+            for lane in range(lanes):
+                result[lane] = np.nan
+                if count[lane] > 0:
                     place = quantiles[q] * (count[lane] - 1)
                     low = int(place)
-                    value = float(ordered[low, lane])
+                    value = float(new_window[low + 1, lane])
                     if place > low:
-                        value += (ordered[low + 1, lane] - value) * (place - low)
+                        value += (float(new_window[low + 2, lane]) - value) * (place - low)
                     result[lane] = value
         if with_rank:
+            twice[:] = 0.0
+            for i in range(window):
+                here = new_window[i + 1]
+                for lane in range(lanes):
+                    twice[lane] += (1.0 if here[lane] < new[lane] else 0.0) + (1.0 if here[lane] <= new[lane] else 0.0)
             result = out[quantiles.size, t * lanes : (t + 1) * lanes]
             for lane in range(lanes):
-                rank = (less[lane] + 0.5 * equal[lane] + 1.0) / count[lane]
+                # (smaller) + (not larger) + 1 is twice the average rank
+                rank = (float(twice[lane]) + 1.0) / 2.0 / float(count[lane])
                 result[lane] = rank if new[lane] < np.inf else np.nan
 
 

@@ -7,7 +7,7 @@ from qdag.engine.kernels.flags import kernel
 CORR, COV = 0, 1
 FLAT = 2e-5  # Qlib calls a window flat at this standard deviation and gives NaN
 
-_PARTS = "int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])"
+_PARTS = "int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])"
 
 
 @kernel(
@@ -16,7 +16,7 @@ _PARTS = "int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,
     f"void(float64[::1], float32[::1], {_PARTS}",
     f"void(float64[::1], float64[::1], {_PARTS}",
 )
-def rolling_pairs(x, z, lanes, history, merges, finals, scratch, out):
+def rolling_pairs(x, z, lanes, history, keep, merges, finals, scratch, out):
     """Corr and Cov (ddof=1) over the points where both are valid; NaN below two.
 
     finals (K, 2): slot, kind; scratch (6, slots, elements): count, means of x and z, sums of xx, xz, zz.
@@ -87,7 +87,8 @@ def rolling_pairs(x, z, lanes, history, merges, finals, scratch, out):
                     result[i] = xz[i] / (c[i] - 1.0) if c[i] > 1.0 else np.nan
         for part in range(6):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]
 
 
 @kernel("void(float64[::1], float64[::1], float64[::1])")

@@ -9,10 +9,10 @@ FLAT = 2e-5  # Qlib calls a window flat at this standard deviation and gives NaN
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float32[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float64[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
 )
-def rolling_regression(x, lanes, history, merges, finals, scratch, out):
+def rolling_regression(x, lanes, history, keep, merges, finals, scratch, out):
     """Slope, Rsquare and Resi of the valid points, time running 1..N to the newest; NaN below two points.
 
     An infinity in the window gives NaN (Qlib's Cython code does not drop it). finals (K, 2): slot, kind;
@@ -97,4 +97,5 @@ def rolling_regression(x, lanes, history, merges, finals, scratch, out):
                     result[i] = ty[i] * ty[i] / (tt[i] * yy[i])
         for part in range(6):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]

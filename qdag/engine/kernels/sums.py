@@ -6,14 +6,14 @@ from qdag.engine.kernels.flags import kernel
 
 SUM, MEAN = 0, 1
 
-_WMA = "int64, int64, int64[:,::1], int64[::1], int64[::1], int64[::1], float64[:,:,::1], float64[:,::1]"
+_WMA = "int64, int64, int64[::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[:,:,::1], float64[:,::1]"
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float32[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
+    "void(float64[::1], int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])",
 )
-def rolling_sums(x, lanes, history, merges, finals, scratch, out):
+def rolling_sums(x, lanes, history, keep, merges, finals, scratch, out):
     """Sum and Mean over the valid (finite) values of each window; NaN where there is none.
 
     finals (K, 2): slot of the window, SUM or MEAN; out (K, n); scratch (2, slots, elements).
@@ -50,7 +50,8 @@ def rolling_sums(x, lanes, history, merges, finals, scratch, out):
                     result[i] = s[i] if c[i] > 0.0 else np.nan
         for part in range(2):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]
 
 
 @kernel(
@@ -75,7 +76,7 @@ def rolling_count(x, lanes, window, first, out):
     f"void(float32[::1], {_WMA})",
     f"void(float64[::1], {_WMA})",
 )
-def rolling_wma(x, lanes, history, merges, lengths, finals, first, scratch, out):
+def rolling_wma(x, lanes, history, keep, merges, lengths, finals, first, scratch, out):
     """Qlib's WMA: ``nanmean(w * x)`` with w = 1..L / (1 + .. + L), the oldest of the L existing rows weighing least.
 
     lengths (slots): window length of each slot; scratch (3, slots, elements): sum, weighted sum, count.
@@ -115,14 +116,15 @@ def rolling_wma(x, lanes, history, merges, lengths, finals, first, scratch, out)
                 out[k, begin + i] = scratch[1, slot, base + i] / weights / scratch[2, slot, base + i]
         for part in range(3):
             for slot in range(scratch.shape[1]):
-                scratch[part, slot, :base] = scratch[part, slot, width : width + base]
+                tail = keep[slot] * lanes
+                scratch[part, slot, base - tail : base] = scratch[part, slot, base + width - tail : base + width]
 
 
 @kernel(
-    "void(float32[::1], int64, int64, int64[:,::1], int64, float64, float64[:,:,::1], float64[::1])",
-    "void(float64[::1], int64, int64, int64[:,::1], int64, float64, float64[:,:,::1], float64[::1])",
+    "void(float32[::1], int64, int64, int64[::1], int64[:,::1], int64, float64, float64[:,:,::1], float64[::1])",
+    "void(float64[::1], int64, int64, int64[::1], int64[:,::1], int64, float64, float64[:,:,::1], float64[::1])",
 )
-def rolling_ema(x, lanes, history, merges, slot, decay, scratch, out):
+def rolling_ema(x, lanes, history, keep, merges, slot, decay, scratch, out):
     """Exponentially weighted mean of the valid values, weights decay**age; NaN where there is none.
 
     The window is long enough that what it leaves out weighs nothing in float32; scratch (2, slots, elements).
@@ -155,4 +157,5 @@ def rolling_ema(x, lanes, history, merges, slot, decay, scratch, out):
             result[i] = s[i] / w[i]
         for part in range(2):
             for row in range(scratch.shape[1]):
-                scratch[part, row, :base] = scratch[part, row, width : width + base]
+                tail = keep[row] * lanes
+                scratch[part, row, base - tail : base] = scratch[part, row, base + width - tail : base + width]

@@ -1,11 +1,12 @@
 """How long windows are put together from shorter ones, and the scratch space that takes."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-CHUNK_ROWS = 64
+CHUNK_ELEMENTS = 4_096
 
 
 def split(length: int) -> tuple[int, int]:
@@ -21,17 +22,34 @@ def split(length: int) -> tuple[int, int]:
     return length - 1, 1
 
 
-@lru_cache(maxsize=256)
-def chain(windows: tuple[int, ...]) -> tuple[np.ndarray, dict[int, int], int]:
-    """Plan the merges for some windows.
+@dataclass(frozen=True)
+class Chain:
+    """The merges that make some windows.
 
-    Returns
-    -------
+    Parameters
+    ----------
     merges : int64 (M, 3), in order: slot of the newer part, slot of the older part, length of the newer part. Merge j
-        fills slot j + 1; slot 0 holds single values.
+        fills slot j + 1; slot 0 holds single values
     slots : window length -> slot
-    history : rows of the past that the merges reach back to
+    lengths : int64 (M + 1,), window length of each slot
+    keep : int64 (M + 1,), rows of a slot's past that later merges read
+    history : the largest of ``keep``
     """
+
+    merges: np.ndarray
+    slots: Mapping[int, int]
+    lengths: np.ndarray
+    keep: np.ndarray
+    history: int
+
+    def scratch(self, lanes: int) -> tuple[int, int]:
+        """(slots, elements per slot) of the working memory: a chunk of rows, after the rows that are kept."""
+        return len(self.keep), (self.history + max(CHUNK_ELEMENTS // lanes, self.history, 1)) * lanes
+
+
+@lru_cache(maxsize=256)
+def chain(windows: tuple[int, ...]) -> Chain:
+    """Plan the merges for some windows."""
     lengths: set[int] = set()
     stack = list(windows)
     while stack:
@@ -39,14 +57,12 @@ def chain(windows: tuple[int, ...]) -> tuple[np.ndarray, dict[int, int], int]:
         if length > 1 and length not in lengths:
             lengths.add(length)
             stack.extend(split(length))
-    ordered = sorted(lengths)
-    slots = {1: 0, **{length: index + 1 for index, length in enumerate(ordered)}}
-    merges = np.array([(slots[split(n)[0]], slots[split(n)[1]], split(n)[0]) for n in ordered], np.int64).reshape(-1, 3)
-    history = int(merges[:, 2].max()) if len(merges) else 0
-    return merges, slots, history
-
-
-def scratch_shape(windows: Iterable[int], lanes: int) -> tuple[int, int, int]:
-    """Return (slots, elements per slot, history rows) of the scratch that the merges of these windows need."""
-    merges, _, history = chain(tuple(windows))
-    return len(merges) + 1, (history + max(CHUNK_ROWS, history)) * lanes, history
+    ordered = [1, *sorted(lengths)]
+    slots = {length: slot for slot, length in enumerate(ordered)}
+    keep = np.zeros(len(ordered), np.int64)
+    merges = []
+    for length in ordered[1:]:
+        newer, older = split(length)
+        merges.append((slots[newer], slots[older], newer))
+        keep[slots[older]] = max(keep[slots[older]], newer)
+    return Chain(np.array(merges, np.int64).reshape(-1, 3), slots, np.array(ordered, np.int64), keep, int(keep.max()))
