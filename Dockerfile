@@ -6,7 +6,7 @@ COPY requirements-bootstrap.txt requirements.lock ./
 RUN python -m venv /opt/qdag \
     && /opt/qdag/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt \
     && /opt/qdag/bin/uv pip install --no-cache --python /opt/qdag/bin/python --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE dagster.yaml ./
+COPY pyproject.toml README.md LICENSE ./
 COPY qdag ./qdag
 RUN /opt/qdag/bin/uv pip install --no-cache --python /opt/qdag/bin/python --no-deps --no-build-isolation .
 

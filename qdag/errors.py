@@ -61,9 +61,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` plus the known names, for the end of an error message."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return f"{hint} Known: {listed}." if names else hint
+    return f"{hint} Known: {listed}." if names else "; there is none yet."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

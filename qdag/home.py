@@ -7,14 +7,8 @@ from pathlib import Path
 from qdag.errors import QdagError
 from qdag.settings import CONFIG_VARIABLE, Settings
 
-
-def dagster_yaml() -> Path:
-    """The instance configuration: beside the package in a checkout, inside it when installed from a wheel."""
-    package = Path(__file__).resolve().parent
-    for candidate in (package.parent / "dagster.yaml", package / "dagster.yaml"):
-        if candidate.exists():
-            return candidate
-    raise QdagError(f"dagster.yaml is neither in {package.parent} nor in {package}; reinstall qdag")
+DAGSTER_YAML = Path(__file__).resolve().parent / "dagster.yaml"
+"""The instance configuration; the repository's root links to it."""
 
 
 def prepare(settings: Settings, config: str | None = None) -> Path:
@@ -25,7 +19,7 @@ def prepare(settings: Settings, config: str | None = None) -> Path:
     folder = settings.dagster_home
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        source, target = dagster_yaml(), folder / "dagster.yaml"
+        source, target = DAGSTER_YAML, folder / "dagster.yaml"
         if not target.exists() or target.read_bytes() != source.read_bytes():
             shutil.copyfile(source, target)
     except OSError as error:

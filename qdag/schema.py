@@ -74,10 +74,17 @@ RAW_OHLCV = TableSpec(
         Column("close", "float64", "raw closing price", "currency", nullable=False),
         Column("volume", "float64", "traded shares", "shares", nullable=False),
         Column("amount", "float64", "traded value; null where the vendor has none", "currency"),
-        Column("vwap", "float64", "volume-weighted average price, raw; (high+low+close)/3 without amount", "currency"),
+        Column(
+            "vwap", "float64", "raw amount / volume; (high+low+close)/3 where unknown or outside the bar", "currency"
+        ),
         Column("factor", "float64", "cumulative adjustment factor, 1 at the first session of the universe's history"),
-        Column("split", "float64", "split coefficient of the session; 1 without an event"),
-        Column("dividend", "float64", "cash dividend per share of the session; 0 without an event", "currency"),
+        Column("split", "float64", "split coefficient; 1 without an event, null where the vendor tells none"),
+        Column(
+            "dividend",
+            "float64",
+            "cash dividend per share; 0 without an event, null where the vendor tells none",
+            "currency",
+        ),
     ),
     "Daily bars as delivered: typed, deduplicated, structurally valid; raw prices with their adjustment factor.",
 )

@@ -40,6 +40,8 @@ ONLY_IN = {
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
 }
+# Subclasses of Qlib's classes must be picklable, so they stand at module level; only functions import these modules.
+SUBCLASSING = ("models/datasets.py", "models/zoo.py")
 LAZY = ("dagster", "mlflow", "great_expectations", "qlib", "lightgbm", "exchange_calendars", "deltalake", "talib")
 
 
@@ -70,7 +72,11 @@ def test_imports_run_one_way(path: Path) -> None:
     assert room in ROOMS, f"{path} is in a room the design does not know"
     for name in _imports(ast.parse(path.read_text())):
         parts = name.split(".")
-        if parts[0] == "qdag" and len(parts) > 1 and (PACKAGE / parts[1]).with_suffix(".py").exists() | (PACKAGE / parts[1]).is_dir():
+        if (
+            parts[0] == "qdag"
+            and len(parts) > 1
+            and (PACKAGE / parts[1]).with_suffix(".py").exists() | (PACKAGE / parts[1]).is_dir()
+        ):
             assert parts[1] == room or parts[1] in ROOMS[room], f"{room} must not import {name}"
         allowed = ONLY_IN.get(parts[0])
         where = str(path.relative_to(PACKAGE))
@@ -85,10 +91,20 @@ def test_heavy_imports_are_inside_functions(path: Path) -> None:
     heavy = {name.split(".")[0] for name in _imports(top)} & set(LAZY)
     if room in ("defs", "definitions"):
         heavy -= {"dagster"}
+    if path.relative_to(PACKAGE).as_posix() in SUBCLASSING:
+        heavy -= {"qlib", "lightgbm"}
     assert not heavy, f"import {heavy} where it is used"
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, qdag.cli; print(sorted(set(sys.modules) & {'dagster','mlflow','qlib','pandas','pyarrow','numba','numpy','great_expectations'}))"
+    heavy = {"dagster", "mlflow", "qlib", "pandas", "pyarrow", "numba", "numpy", "great_expectations"}
+    code = f"import sys, qdag.cli; print(sorted(set(sys.modules) & {heavy}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_code_location_loads_without_the_heavy_neighbours() -> None:
+    heavy = {"mlflow", "great_expectations", "qlib", "lightgbm", "numba", "talib", "matplotlib"}
+    code = f"import sys, qdag.definitions; print(sorted(set(sys.modules) & {heavy}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -6,6 +6,8 @@ import pytest
 from qdag.errors import SettingsError, UnknownNameError
 from qdag.settings import load_settings
 
+US = "[universes.us]\ncalendar='XNYS'\nstart=2020-01-01\n"
+
 
 def _load(tmp_path: Path, text: str = "", **environ: str):
     file = tmp_path / "qdag.toml"
@@ -28,8 +30,8 @@ def test_defaults_need_nothing(tmp_path, monkeypatch):
         ("hom = 'x'", "'hom'", "'home'"),
         ("[training]\nhorizn = 5", "'training.horizn'", "'horizon'"),
         ("[mlflow]\ntracking_url = 'x'", "'mlflow.tracking_url'", "'tracking_uri'"),
-        ("[universes.us]\ncalender='XNYS'\ncalendar='XNYS'\nstart=2020-01-01\nsource={kind='sample'}", "calender", "'calendar'"),
-        ("[universes.us]\ncalendar='XNYS'\nstart=2020-01-01\nsource={kind='files', path='x', profle='auto'}", "profle", "'profile'"),
+        (US + "calender='XNYS'\nsource={kind='sample'}", "calender", "'calendar'"),
+        (US + "source={kind='files', path='x', profle='auto'}", "profle", "'profile'"),
     ],
 )
 def test_a_misspelt_key_names_the_nearest(tmp_path, text, wrong, near):
@@ -67,7 +69,7 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path):
         ("[training]\ntrain_sessions=3", "greater than or equal to 20"),
         ("[universes.Bad-Name]\ncalendar='XNYS'\nstart=2020-01-01\nsource={kind='sample'}", "Bad-Name"),
         ("[universes.us]\ncalendar='XNYS'\nstart=2020-02-01\nend=2020-01-01\nsource={kind='sample'}", "is after end"),
-        ("[universes.us]\ncalendar='XNYS'\nstart=2020-01-01\nsource={kind='files', path='x', profile='custom'}", "custom"),
+        (US + "source={kind='files', path='x', profile='custom'}", "custom"),
         ("home = [", "cannot be read"),
     ],
 )

@@ -13,7 +13,6 @@ from qdag.errors import SessionError, unknown
 from qdag.settings import Settings
 from qdag.stages import Platform, Report
 
-
 # events go to Dagster's storage; the caller shows progress and the outcome
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -50,10 +49,14 @@ def launch(
     platform = Platform.open(settings, report) if report else Platform.open(settings)
     calendar = platform.calendar(universe)
     last = platform.last_session(universe)
+    if start and end and end < start:
+        raise SessionError(f"start {start} is after end {end}; give the earlier day first")
     start, end = max(start or spec.start, spec.start), min(end or last, last)
     sessions = calendar.between(start, end) if start <= end else calendar.all[:0]
     if len(sessions) == 0:
-        raise SessionError(f"universe {universe!r} has no session from {start} to {end}; it starts at {spec.start}")
+        raise SessionError(
+            f"universe {universe!r} has no session from {start} to {end}; it runs from {spec.start} to {last}"
+        )
     definitions = build_defs(settings, platform)
     known = [key.to_user_string() for key in definitions.resolve_all_asset_keys()]
     for name in assets or ():

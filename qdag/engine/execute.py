@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from qdag.engine.panel import Panel
 from qdag.engine.plan import ALL_HISTORY, DOUBLE, Node, Plan, ema_window, plan
 from qdag.errors import PanelError, unknown
 
-TILE_ELEMENTS = 32_768
-"""Values of one series in a tile: 16 instruments over 2,000 sessions, 128 KiB in float32."""
-MIN_LANES = 16
+TILE_ELEMENTS = 131_072
+"""Values of one series in a tile: 64 instruments over 2,000 sessions, 512 KiB in float32."""
+MIN_LANES, MAX_LANES = 64, 256
 
 Progress = Callable[[int, int], None]
 
@@ -92,6 +93,7 @@ def compute(
     allow_future: bool = False,
     progress: Progress | None = None,
     pool: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute expressions on a panel.
 
@@ -100,12 +102,14 @@ def compute(
     expressions : name -> text, or a plan made before
     panel : Panel, instruments x sessions (I, S); fields are taken as float32, as Qlib's files hold them
     threads : tiles that run at once
-    block_instruments : instruments between two calls of ``progress``
+    block_instruments : most instruments in a tile, for little memory; tiles are seldom larger than 64
     start : first session position wanted. Earlier sessions serve as history; with the plan's look-back of them, the
         values are the same to the last bit as those of a longer panel
     allow_future : accept negative ``Ref``; only labels may
-    progress : called with (instruments done, instruments in all)
+    progress : called with (instruments done, instruments in all) after each tile
     pool : bool (I, S), who counts in operators across instruments; by default every existing row
+    out : float32 (expressions, S - start, I), memory to be filled and returned, to be used again from call to call;
+        fresh memory costs about as much as the computation
 
     Returns
     -------
@@ -120,17 +124,28 @@ def compute(
     UnknownNameError
         The panel lacks a field or an instrument that the expressions name.
     PanelError
-        ``start`` or ``pool`` do not fit the panel.
+        ``start``, ``pool`` or ``out`` do not fit the panel.
     """
-    run = _Run(expressions, panel, threads, start, allow_future, pool)
+    run = _Run(expressions, panel, threads, block_instruments, start, allow_future, pool)
     instruments = len(panel.instruments)
     names = list(run.plan.outputs)
-    memory = np.empty((len(names), run.sessions, instruments), np.float32)
-    for block in _blocks(instruments, block_instruments):
-        run.block(block, memory[:, :, block])
+    shape = (len(names), run.sessions, instruments)
+    if out is None:
+        out = np.empty(shape, np.float32)
+    elif out.shape != shape or out.dtype != np.float32:
+        raise PanelError(
+            f"out must be float32 {shape}: expressions, sessions, instruments; got {out.dtype} {out.shape}"
+        )
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
         if progress is not None:
-            progress(block.stop, instruments)
-    return {name: memory[i].T for i, name in enumerate(names)}
+            progress(done, instruments)
+
+    run.block(slice(0, instruments), out, tell)
+    return {name: out[i].T for i, name in enumerate(names)}
 
 
 def compute_blocks(
@@ -149,13 +164,16 @@ def compute_blocks(
     Yields
     ------
     slice, dict
-        The block's instruments, and name -> float32 array (block, S - start).
+        The block's instruments, and name -> float32 array (block, S - start). The arrays are overwritten by the next
+        block: copy what is to be kept.
     """
-    run = _Run(expressions, panel, threads, start, allow_future, pool)
+    run = _Run(expressions, panel, threads, block_instruments, start, allow_future, pool)
     instruments = len(panel.instruments)
     names = list(run.plan.outputs)
+    whole = np.empty(len(names) * run.sessions * min(block_instruments, instruments), np.float32)
     for block in _blocks(instruments, block_instruments):
-        memory = np.empty((len(names), run.sessions, block.stop - block.start), np.float32)
+        width = block.stop - block.start
+        memory = whole[: len(names) * run.sessions * width].reshape(len(names), run.sessions, width)
         run.block(block, memory)
         if progress is not None:
             progress(block.stop, instruments)
@@ -163,8 +181,6 @@ def compute_blocks(
 
 
 def _blocks(instruments: int, size: int) -> Iterator[slice]:
-    if size < 1:
-        raise PanelError(f"block_instruments must be at least 1, got {size}")
     for begin in range(0, instruments, size):
         yield slice(begin, min(begin + size, instruments))
 
@@ -177,12 +193,14 @@ class _Run:
         expressions: Mapping[str, str] | Plan,
         panel: Panel,
         threads: int,
+        block_instruments: int,
         start: int,
         allow_future: bool,
         pool: np.ndarray | None,
     ):
-        if threads < 1:
-            raise PanelError(f"threads must be at least 1, got {threads}")
+        for option, value in (("threads", threads), ("block_instruments", block_instruments)):
+            if value < 1:
+                raise PanelError(f"{option} must be at least 1, got {value}")
         total = len(panel.sessions)
         if not 0 <= start <= total:
             raise PanelError(f"start must lie in [0, {total}], the panel's sessions, got {start}")
@@ -201,6 +219,7 @@ class _Run:
         self.start = start - begin
         self.sessions = total - start
         self.threads = threads
+        self.most_lanes = block_instruments
         self.pool = None if pool is None else np.asarray(pool)[:, begin:]
         self.whole: dict[int, np.ndarray] = {}
         last_stage = max((self.plan.nodes[i].stage for i in self.plan.outputs.values()), default=0)
@@ -253,7 +272,7 @@ class _Run:
             )
         return out
 
-    def block(self, block: slice, out: np.ndarray) -> None:
+    def block(self, block: slice, out: np.ndarray, done: Callable[[int], None] | None = None) -> None:
         """Compute the plan's outputs for a block of instruments into out (outputs, sessions, block)."""
         rows: dict[int, np.ndarray] = {}
         twins: list[tuple[int, int]] = []
@@ -263,18 +282,30 @@ class _Run:
                 twins.append((k, ids.index(i)))
             else:
                 rows[i] = out[k]
-        self._tiles(block, self.steps, rows, self.start)
+        self._tiles(block, self.steps, rows, self.start, done)
         for copy, original in twins:
             out[copy] = out[original]
 
-    def _tiles(self, block: slice, steps: tuple[_Step, ...], out: Mapping[int, np.ndarray], start: int) -> None:
-        sessions = max(1, len(self.panel.sessions))
+    def _lanes(self, instruments: int) -> int:
+        """Instruments per tile: so that a tile stays in the cache and every thread gets as much."""
+        wanted = min(max(MIN_LANES, TILE_ELEMENTS // len(self.panel.sessions)), MAX_LANES)
+        rounds = max(1, round(instruments / wanted / self.threads))
+        lanes = -(-instruments // (rounds * self.threads))
+        return min(-(-lanes // 8) * 8, self.most_lanes)
+
+    def _tiles(
+        self,
+        block: slice,
+        steps: tuple[_Step, ...],
+        out: Mapping[int, np.ndarray],
+        start: int,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
         if block.stop == block.start or not len(self.panel.sessions):
             return
-        lanes = max(MIN_LANES, TILE_ELEMENTS // sessions // MIN_LANES * MIN_LANES)
-        share = -(-(block.stop - block.start) // self.threads)
-        lanes = min(lanes, max(MIN_LANES, -(-share // MIN_LANES) * MIN_LANES))
+        lanes = self._lanes(block.stop - block.start)
         begins = list(range(block.start, block.stop, lanes))
+        lock = Lock()
         workers = [_Worker() for _ in range(min(self.threads, len(begins)))]
         free = list(workers)
 
@@ -286,6 +317,9 @@ class _Run:
                 tile.run(steps, {i: o[:, begin - block.start : end - block.start] for i, o in out.items()}, start)
             finally:
                 free.append(worker)
+            if done is not None:
+                with lock:
+                    done(end - begin)
 
         if len(workers) == 1:
             for begin in begins:

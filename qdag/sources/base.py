@@ -58,7 +58,8 @@ class Delivery:
     ``bars`` has the RAW_OHLCV schema, sorted by date and instrument; ``quarantine`` the QUARANTINE schema.
     ``corrections`` counts valid rows that a newer row of the same instrument and date replaced. ``files`` counts the
     files looked at. ``checks`` are figures for people and quality rules: ``rows_delivered`` (rows in the range),
-    ``vwap_outside_range`` (stored rows whose amount / volume is outside [low, high] by more than 0.1 %), and what
+    ``amount_incomparable`` (stored rows whose amount / volume is outside [low, high] by more than 0.1 %, so that their
+    vwap is (high + low + close) / 3), and what
     ``qdag.sources.actions`` found out about events.
 
     A whole file, or a row whose date cannot be read, is quarantined under the first day of the asked range.
@@ -246,9 +247,9 @@ class Cleaner:
         rows["instrument"] = names[rows["code"]]
         rows["factor"] = factor[stored]
         bars = bars_table(self.universe, rows)
-        outside = _vwap_outside(bars)
+        outside = int(_traded_average(rows)[1].sum())
         return Delivery(
-            bars, self._quarantine(), corrections, files, {**checks, "vwap_outside_range": float(outside), **found}
+            bars, self._quarantine(), corrections, files, {**checks, "amount_incomparable": float(outside), **found}
         )
 
     def _codes(self, instrument: np.ndarray) -> np.ndarray:
@@ -287,11 +288,10 @@ def bars_table(universe: str, rows: Mapping[str, np.ndarray], ordered: bool = Fa
         order = np.lexsort((rows["instrument"].astype(str), rows["date"]))
         rows = {name: values[order] for name, values in rows.items()}
     size = len(rows["date"])
-    volume = rows["volume"]
     amount = rows.get("amount", np.full(size, np.nan))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        vwap = np.where(volume > 0, amount / volume, np.nan)
-    vwap = np.where(np.isnan(vwap), (rows["high"] + rows["low"] + rows["close"]) / 3, vwap)
+    traded, incomparable = _traded_average(rows)
+    typical = (rows["high"] + rows["low"] + rows["close"]) / 3
+    vwap = np.where(np.isnan(traded) | incomparable, typical, traded)
     split, dividend = rows.get("split"), rows.get("dividend")
     columns: dict[str, Any] = {
         "universe": pa.repeat(pa.scalar(universe, pa.string()), size),
@@ -310,6 +310,14 @@ def bars_table(universe: str, rows: Mapping[str, np.ndarray], ordered: bool = Fa
     )
 
 
-def _vwap_outside(bars: pa.Table) -> int:
-    vwap, high, low = (bars[name].to_numpy() for name in ("vwap", "high", "low"))
-    return int(((vwap > high * 1.001) | (vwap < low * 0.999)).sum())
+def _traded_average(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """amount / volume, NaN where unknown, and where it lies outside [low, high] by more than 0.1 %.
+
+    Such a bar's prices are on another scale than its amount (vendors that adjust prices but not amounts), so the
+    average says nothing about the bar.
+    """
+    volume = rows["volume"]
+    amount = rows.get("amount", np.full(len(volume), np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        traded = np.where(volume > 0, amount / volume, np.nan)
+    return traded, (traded > rows["high"] * 1.001) | (traded < rows["low"] * 0.999)

@@ -130,8 +130,21 @@ def test_results_hold_sessions_outermost_so_that_tables_are_written_without_a_co
 
 def test_progress_is_told(panel):
     calls: list[tuple[int, int]] = []
-    compute({"x": "$close"}, panel, block_instruments=8, progress=lambda done, total: calls.append((done, total)))
+    compute({"x": "$close"}, panel, block_instruments=8, threads=1, progress=lambda *done: calls.append(done))
     assert calls == [(8, 20), (16, 20), (20, 20)]
+    calls.clear()
+    for _ in compute_blocks({"x": "$close"}, panel, block_instruments=8, progress=lambda *done: calls.append(done)):
+        pass
+    assert calls == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_memory_is_filled_again(panel):
+    memory = np.empty((1, 180, 20), np.float32)
+    got = compute({"x": "$close*2"}, panel, out=memory)["x"]
+    assert np.shares_memory(got, memory)
+    assert same_bits(got, np.where(panel.exists(), panel["close"] * 2, np.nan))
+    with pytest.raises(PanelError, match="out must be float32"):
+        compute({"x": "$close*2"}, panel, out=memory.astype(float))
 
 
 def test_two_names_of_one_series(panel):

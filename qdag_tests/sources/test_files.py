@@ -164,8 +164,10 @@ def test_cn_layout_by_hand(tmp_path):
     assert delivery.bars.select(["instrument", "volume", "amount", "vwap", "factor"]).to_pylist() == [
         {"instrument": "SH600018", "volume": 100.0, "amount": 800.0, "vwap": 8.0, "factor": 1.0},
         {"instrument": "SH600018", "volume": 0.0, "amount": None, "vwap": 5.0, "factor": 2.0},
-        {"instrument": "SH600018", "volume": 1000.0, "amount": 4800.0, "vwap": 4.8, "factor": 2.0},
+        {"instrument": "SH600018", "volume": 1000.0, "amount": 4800.0, "vwap": 5.0, "factor": 2.0},
     ]
+    # 4,800 for 1,000 shares is 4.8 a share, outside the bar: prices and amount are on different scales
+    assert delivery.checks["amount_incomparable"] == 1
 
 
 def test_custom_columns_and_typed_parquet(tmp_path):

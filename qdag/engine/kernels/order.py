@@ -48,7 +48,7 @@ def rolling_order(x, lanes, window, quantiles, with_rank, scratch, out):
             here = old_window[i + 1]
             after = old_window[i + 2]
             target = new_window[i + 1]
-            # one write and five reads: more would be too many for the compiler to prove apart, and it would not vectorise
+            # one write and five reads: with more arrays the compiler gives up proving them apart and vectorising
             for lane in range(lanes):
                 lower = before[lane] if before[lane] < gone[lane] else here[lane]
                 upper = here[lane] if here[lane] < gone[lane] else after[lane]
