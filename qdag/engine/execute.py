@@ -164,16 +164,13 @@ def compute_blocks(
     Yields
     ------
     slice, dict
-        The block's instruments, and name -> float32 array (block, S - start). The arrays are overwritten by the next
-        block: copy what is to be kept.
+        The block's instruments, and name -> float32 array (block, S - start). Each block has memory of its own.
     """
     run = _Run(expressions, panel, threads, block_instruments, start, allow_future, pool)
     instruments = len(panel.instruments)
     names = list(run.plan.outputs)
-    whole = np.empty(len(names) * run.sessions * min(block_instruments, instruments), np.float32)
     for block in _blocks(instruments, block_instruments):
-        width = block.stop - block.start
-        memory = whole[: len(names) * run.sessions * width].reshape(len(names), run.sessions, width)
+        memory = np.empty((len(names), run.sessions, block.stop - block.start), np.float32)
         run.block(block, memory)
         if progress is not None:
             progress(block.stop, instruments)
