@@ -39,7 +39,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
 
 up: setup
 	$(BIN)/qdag up

@@ -84,8 +84,8 @@ class StageResult:
     nan_share: float
     seconds: float
     peak_mib: float
-    preview: pa.Table | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    preview: pa.Table | None = field(default=None, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class _Meter:
