@@ -126,7 +126,7 @@ def kunquant_runs(
     executor = KunRunner.createMultiThreadExecutor(threads)
     runs = {}
     begin = time.perf_counter()
-    for layout, lanes in (("STs", 8), ("STs", 16), ("TS", 8), ("TS", 16)):
+    for layout, lanes in (("STs", 8), ("STs", 16)):
         config = KunCompilerConfig(
             dtype="float", blocking_len=lanes, partition_factor=8, input_layout=layout, output_layout=layout
         )

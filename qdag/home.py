@@ -31,4 +31,6 @@ def prepare(settings: Settings, config: str | None = None) -> Path:
     if file.exists():
         os.environ[CONFIG_VARIABLE] = str(file.absolute())
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+    # a waiting OpenMP thread that spins takes the processor from the one it waits for, when others use it too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return folder
