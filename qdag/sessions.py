@@ -93,6 +93,14 @@ class SessionCalendar:
             )
         return self.all[at].item()  # type: ignore[no-any-return]
 
+    def month_ends(self) -> np.ndarray:
+        """The last exchange session of every month, where it lies in the calendar; datetime64[D]."""
+        # an open calendar reaches into the future, and its last month may not be whole
+        after = np.array([], "M8[D]") if self.end is None else self.future(1, after=self.all[-1].item())
+        following = np.append(self.all[1:], after)
+        days = self.all[: len(following)]
+        return days[days.astype("M8[M]") != following.astype("M8[M]")]
+
     def closed_before(self, now: datetime) -> date:
         """The last session of the calendar whose close is at or before ``now`` (half days close early).
 

@@ -599,10 +599,11 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     from qdag.models.training import train
 
     settings = platform.settings.for_universe(universe)
-    calendar = platform.calendar(universe).all
-    ends = calendar[:-1][calendar[:-1].astype("M8[M]") != calendar[1:].astype("M8[M]")]
-    days = [day for day in ends.tolist() if start <= day <= end and len(_sessions(platform, universe, day, day))]
+    sessions = _sessions(platform, universe, start, end)
+    days = np.intersect1d(platform.calendar(universe).month_ends(), sessions).tolist()
     extra: dict[str, Any] = {}
+    if len(sessions) and not days:
+        extra["note"] = "no month of the window has had its last session yet: nothing to train"
     rows = instruments = 0
     with _Meter() as meter:
         for done, day in enumerate(days):

@@ -67,3 +67,12 @@ def test_a_universe_has_one_calendar():
     sample = Settings().universes["sample"]
     assert calendar_for(sample) is calendar_for(sample)
     assert len(calendar_for(sample).all) == 3270
+
+
+def test_month_ends_know_the_session_after_the_calendar():
+    def ends(last):
+        return SessionCalendar("XNYS", date(2020, 10, 5), last).month_ends().tolist()
+
+    assert ends(date(2020, 12, 31)) == [date(2020, 10, 30), date(2020, 11, 30), date(2020, 12, 31)]
+    assert ends(date(2020, 12, 30)) == [date(2020, 10, 30), date(2020, 11, 30)]
+    assert date(2020, 11, 30) in SessionCalendar("XNYS", date(2020, 10, 5)).month_ends().tolist()

@@ -72,7 +72,7 @@ def launch(
 
     chain = wanted - {"trained_model", "predictions"}
     run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
-    trained = _month_ends(sessions, calendar.all)[-months:] if months else []
+    trained = np.intersect1d(calendar.month_ends(), sessions).tolist()[-months:] if months else []
     for day in trained:
         run(TRAINING_JOB, wanted & {"trained_model"}, f"{day:%Y-%m}", f"{day:%Y-%m}")
     scored = sessions
@@ -81,14 +81,6 @@ def launch(
     if len(scored):
         run(PREDICTION_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
     return outcome
-
-
-def _month_ends(sessions: Any, calendar: Any) -> list[date]:
-    """Last sessions of the months whose last exchange session lies among ``sessions``."""
-    months = calendar.astype("M8[M]")
-    ends = calendar[:-1][months[:-1] != months[1:]]
-    asked = set(sessions.tolist())
-    return [day for day in ends.tolist() if day in asked]
 
 
 def _run(

@@ -10,7 +10,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -49,6 +49,7 @@ _COMPARE = {
     "Eq": elementwise.EQ,
     "Ne": elementwise.NE,
 }
+_DIRECT = {"Add", "Sub", "Mul", "Div"}
 _MIRRORED = {"Gt": "Lt", "Ge": "Le", "Lt": "Gt", "Le": "Ge", "Eq": "Eq", "Ne": "Ne"}
 # operators that can give a value where an input is NaN: rows before the listing must be blanked again
 _REVIVING = {*_COMPARE, "If", "Power", "Ref"}
@@ -76,11 +77,12 @@ _CROSS = {
 
 @dataclass(frozen=True)
 class _Step:
-    """Nodes that run together, and the nodes whose series end with them."""
+    """Nodes that run together, and the nodes whose series end with them; direct: a result that nothing reads."""
 
     family: str
     nodes: tuple[Node, ...]
     ends: tuple[int, ...]
+    direct: bool = False
 
 
 def compute(
@@ -230,7 +232,7 @@ class _Run:
         bridges = [n for n in bridges if max(self.plan.nodes[i].stage for i in n.inputs) == stage]
         sources = sorted({i for n in bridges for i in n.inputs} - self.whole.keys())
         instruments, sessions = self.panel.shape
-        steps = _schedule(self.plan, frozenset(sources), frozenset(self.whole))
+        steps = _schedule(self.plan, frozenset(sources), frozenset(self.whole), direct=False)
         memory = np.empty((len(sources), sessions, instruments))
         self._tiles(slice(0, instruments), steps, {i: memory[k] for k, i in enumerate(sources)}, 0)
         series = {i: memory[k] for k, i in enumerate(sources)} | self.whole
@@ -334,8 +336,11 @@ def _family(node: Node) -> str:
     return _FAMILY.get(node.operator, node.operator)
 
 
-def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int]) -> tuple[_Step, ...]:
-    """Order the needed nodes into steps: rolling nodes of one family on one series together."""
+def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int], direct: bool = True) -> tuple[_Step, ...]:
+    """Order the needed nodes into steps: rolling nodes of one family on one series together.
+
+    direct: whether results may be written without a series of their own, which is for float32 results only.
+    """
     needed: set[int] = set()
     stack = list(wanted)
     while stack:
@@ -360,8 +365,19 @@ def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int]) -> tupl
         if i >= 0:
             ends.setdefault(position, []).append(i)
     return tuple(
-        _Step(family, tuple(nodes), tuple(ends.get(position, ()))) for position, (family, nodes) in enumerate(steps)
+        _Step(
+            family,
+            tuple(nodes),
+            tuple(ends.get(k, ())),
+            direct and family in _DIRECT and _is_direct(nodes[0], ends.get(k, ())),
+        )
+        for k, (family, nodes) in enumerate(steps)
     )
+
+
+def _is_direct(node: Node, ends: Iterable[int]) -> bool:
+    """Whether a node of two series ends with its own step: it is a result, and only that."""
+    return node.id in ends and min(node.inputs) >= 0
 
 
 def _group(node: Node, given: bool) -> tuple[Any, ...]:
@@ -419,12 +435,21 @@ class _Tile:
 
     def run(self, steps: tuple[_Step, ...], out: Mapping[int, np.ndarray], start: int) -> None:
         for step in steps:
-            getattr(self, f"_{step.family.lower()}", self._element)(step.nodes)
-            for node in step.nodes:
+            if step.direct:
+                self._direct(step.nodes[0], out[step.nodes[0].id], start)
+            else:
+                getattr(self, f"_{step.family.lower()}", self._element)(step.nodes)
+            for node in () if step.direct else step.nodes:
                 if node.id in out:
                     elementwise.store(self.series[node.id], self.lanes, start, self.first, self.last, out[node.id])
             for i in step.ends:
-                self._drop(i)
+                if i in self.series:
+                    self._drop(i)
+
+    def _direct(self, node: Node, out: np.ndarray, start: int) -> None:
+        """A result that nothing else reads: computed straight into the panel."""
+        a, b = (self.series[i] for i in node.inputs)
+        elementwise.binary_store(_BINARY[node.operator], a, b, self.lanes, start, self.first, self.last, out)
 
     def _drop(self, i: int) -> None:
         array = self.series.pop(i)

@@ -181,3 +181,39 @@ def store(x, lanes, start, first, last, out):
         for lane in range(lanes):
             alive = (t >= first[lane]) & (t <= last[lane])
             target[lane] = source[lane] if alive else np.nan
+
+
+@kernel(
+    "void(int64, float32[::1], float32[::1], int64, int64, int64[::1], int64[::1], float32[:,:])",
+    "void(int64, float32[::1], float64[::1], int64, int64, int64[::1], int64[::1], float32[:,:])",
+    "void(int64, float64[::1], float32[::1], int64, int64, int64[::1], int64[::1], float32[:,:])",
+    "void(int64, float64[::1], float64[::1], int64, int64, int64[::1], int64[::1], float32[:,:])",
+)
+def binary_store(op, a, b, lanes, start, first, last, out):
+    """``binary`` (without maximum and minimum) and ``store`` in one pass.
+
+    Two float32 operands are computed in float32 even where Qlib has float64: one operation on float32 values rounds to
+    the same float32 either way.
+    """
+    rows = a.size // lanes
+    whole = first.max() <= start and last.min() >= rows - 1
+    for t in range(start, rows):
+        x = a[t * lanes : (t + 1) * lanes]
+        y = b[t * lanes : (t + 1) * lanes]
+        target = out[t - start]
+        if op == ADD:
+            for lane in range(lanes):
+                target[lane] = x[lane] + y[lane]
+        elif op == SUB:
+            for lane in range(lanes):
+                target[lane] = x[lane] - y[lane]
+        elif op == MUL:
+            for lane in range(lanes):
+                target[lane] = x[lane] * y[lane]
+        else:
+            for lane in range(lanes):
+                target[lane] = x[lane] / y[lane]
+        if not whole:
+            for lane in range(lanes):
+                if t < first[lane] or t > last[lane]:
+                    target[lane] = np.nan
