@@ -1,7 +1,7 @@
 """Alpha158 on the engine, on Qlib's ``D.features`` and on KunQuant, in one run.
 
-``python -m benchmarks.alpha158 [--instruments 304] [--sessions 2000] [--threads 2] [--skip qlib kunquant growth]`` prints
-medians and ratios. KunQuant comes with the ``bench`` extra and needs g++.
+``python -m benchmarks.alpha158 [--instruments I] [--sessions S] [--threads T] [--skip qlib kunquant growth scale]`` prints
+medians of wall and processor seconds, and ratios. KunQuant comes with the ``bench`` extra and needs g++.
 """
 
 import argparse
@@ -29,12 +29,10 @@ from qdag.engine import compute
 from qdag.features.catalogue import expressions
 from benchmarks.alpha158 import synthetic_panel
 texts, panel = expressions("alpha158"), synthetic_panel({instruments}, {sessions})
-begin = time.perf_counter()
-compute(texts, panel, threads={threads})
-first = time.perf_counter() - begin
-begin = time.perf_counter()
-compute(texts, panel, threads={threads})
-print(first, time.perf_counter() - begin)
+for _ in range(2):
+    begin, used = time.perf_counter(), time.process_time()
+    compute(texts, panel, threads={threads})
+    print(time.perf_counter() - begin, time.process_time() - used)
 """
 
 
@@ -59,14 +57,15 @@ def synthetic_panel(instruments: int, sessions: int, seed: int = 0) -> Panel:
     return Panel([f"S{i:05d}" for i in range(instruments)], days, fields)
 
 
-def timed(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median seconds."""
-    seconds = []
+def timed(function: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
+    """Median wall seconds and processor seconds of all threads; the latter are steadier on a busy machine."""
+    wall, processor = [], []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         function()
-        seconds.append(time.perf_counter() - begin)
-    return median(seconds)
+        wall.append(time.perf_counter() - begin)
+        processor.append(time.process_time() - used)
+    return median(wall), median(processor)
 
 
 def qlib_seconds(panel: Panel) -> dict[int, float]:
@@ -100,7 +99,7 @@ def qlib_seconds(panel: Panel) -> dict[int, float]:
 def kunquant_runs(
     panel: Panel, threads: int
 ) -> tuple[dict[str, tuple[Callable[[], object], Callable[[], object]]], float]:
-    """KunQuant's own Alpha158 in float32 by memory layout: (fresh results, results in given memory); compile seconds."""
+    """KunQuant's own Alpha158, float32, by layout: (fresh results, results in given memory); and compile seconds."""
     from KunQuant.Driver import KunCompilerConfig
     from KunQuant.jit import cfake
     from KunQuant.Op import Builder, Input, Output
@@ -152,6 +151,10 @@ def kunquant_runs(
     return runs, time.perf_counter() - begin
 
 
+def _row(name: str, ours: float, ours_used: float, theirs: float, theirs_used: float) -> None:
+    print(f"| {name} | {theirs:.3f} | {theirs_used:.3f} | {theirs / ours:.1f} | {theirs_used / ours_used:.1f} |")
+
+
 def growth(threads: int) -> None:
     """Time by instruments and by sessions, and the cost of one more session by length of history."""
     texts = plan(expressions("alpha158"))
@@ -161,21 +164,21 @@ def growth(threads: int) -> None:
             pass
 
     stream(synthetic_panel(64, 300))
-    print("\n| instruments x sessions | seconds | nanoseconds per value |")
+    print("\n| instruments x sessions | processor seconds | nanoseconds per value |")
     print("| --- | ---: | ---: |")
     for shape in ((512, 500), (1024, 500), (2048, 500), (256, 1000), (256, 2000), (256, 4000)):
         panel = synthetic_panel(*shape)
-        seconds = timed(lambda p=panel: stream(p), 3)
+        _, seconds = timed(lambda p=panel: stream(p), 3)
         print(f"| {shape[0]} x {shape[1]} | {seconds:.2f} | {seconds / shape[0] / shape[1] / 158 * 1e9:.2f} |")
-    print("\n| one more session for 5,000 instruments | seconds |")
-    print("| --- | ---: |")
-    seconds = {}
+    print("\n| one more session for 5,000 instruments | seconds | processor seconds |")
+    print("| --- | ---: | ---: |")
+    wall, used = {}, {}
     for years in (1, 20):
         panel = synthetic_panel(5_000, 252 * years)
-        seconds[years] = timed(lambda p=panel: stream(p, len(p.sessions) - 1))
-        print(f"| {years} year(s) of history | {seconds[years]:.2f} |")
+        wall[years], used[years] = timed(lambda p=panel: stream(p, len(p.sessions) - 1), 3)
+        print(f"| {years} year(s) of history | {wall[years]:.2f} | {used[years]:.2f} |")
         del panel
-    print(f"| ratio | {seconds[20] / seconds[1]:.2f} |")
+    print(f"| ratio | {wall[20] / wall[1]:.2f} | {used[20] / used[1]:.2f} |")
 
 
 def scale(threads: int, instruments: int = 5_000, sessions: int = 2_600) -> None:
@@ -213,37 +216,35 @@ def main() -> int:
     def reused() -> object:
         return compute(texts, panel, threads=options.threads, out=memory)
 
-    print("| what | seconds | engine is faster by |")
-    print("| --- | ---: | ---: |")
-    ours, ours_reused = timed(fresh), timed(reused)
-    print(f"| engine | {ours:.3f} | |")
-    print(f"| engine, results in given memory | {ours_reused:.3f} | |")
+    print("| what | seconds | processor seconds | engine is faster by | by processor seconds |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, call in (("engine", fresh), ("engine, results in given memory", reused)):
+        wall, processor = timed(call)
+        print(f"| {name} | {wall:.3f} | {processor:.3f} | | |")
     if "kunquant" not in options.skip:
         try:
             runs, compile_seconds = kunquant_runs(panel, options.threads)
         except ImportError:
-            print("| KunQuant is not installed: `pip install 'qdag[bench]'` | | |")
+            print("| KunQuant is not installed: `pip install 'qdag[bench]'` | | | | |")
         else:
-            for layout, (kun_fresh, kun_reused) in runs.items():
-                kun_fresh()
-                # side by side, so that both see the same machine
-                pairs = [(timed(fresh, 1), timed(kun_fresh, 1)) for _ in range(REPEATS)]
-                again = [(timed(reused, 1), timed(kun_reused, 1)) for _ in range(REPEATS)]
-                a, b = (median(column) for column in zip(*pairs, strict=True))
-                c, d = (median(column) for column in zip(*again, strict=True))
-                print(f"| KunQuant float32, {layout} | {b:.3f} | {b / a:.1f} |")
-                print(f"| KunQuant float32, {layout}, results in given memory | {d:.3f} | {d / c:.1f} |")
-            print(f"| KunQuant's compilation, of all layouts | {compile_seconds:.1f} | |")
+            for layout, calls in runs.items():
+                for note, ours, theirs in zip(("", ", results in given memory"), (fresh, reused), calls, strict=True):
+                    theirs()
+                    # in turn, so that both see the same machine
+                    pairs = np.median([(*timed(ours, 1), *timed(theirs, 1)) for _ in range(REPEATS)], axis=0)
+                    _row(f"KunQuant float32, {layout}{note}", *pairs)
+            print(f"| KunQuant's compilation, of all layouts | {compile_seconds:.1f} | | | |")
     if "qlib" not in options.skip:
         for kernels, seconds in qlib_seconds(panel).items():
-            ours = timed(fresh)
-            name = f"D.features, kernels={kernels}, once (the engine beside it: {ours:.3f})"
-            print(f"| {name} | {seconds:.1f} | {seconds / ours:.0f} |")
+            wall, _ = timed(fresh)
+            print(
+                f"| D.features, kernels={kernels}, once | {seconds:.1f} | | {seconds / wall:.0f} (engine {wall:.3f}) | |"
+            )
     script = FIRST_CALL.format(instruments=shape[0], sessions=shape[1], threads=options.threads)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    first, second = map(float, found)
-    print(f"| first call of a new process, warm cache, after imports | {first:.2f} | |")
-    print(f"| of that above a second call | {first - second:.2f} | |")
+    first, used, second, used_again = map(float, found)
+    print(f"| first call of a new process, warm cache, after imports | {first:.2f} | {used:.2f} | | |")
+    print(f"| of that above a second call | {first - second:.2f} | {used - used_again:.2f} | | |")
     if "growth" not in options.skip:
         growth(options.threads)
     if "scale" not in options.skip:

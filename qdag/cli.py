@@ -250,10 +250,10 @@ def _stages_table(console: "Console", outcome: "Launched") -> None:
     for name, seen in outcome.assets.items():
         table.add_row(
             name,
-            f"{seen.get('dagster/row_count', 0):,}",
-            str(seen.get("instruments", "")),
+            f"{next((seen[k] for k in ('rows', 'dagster/row_count', 'training_rows') if k in seen), 0):,}",
+            str(seen.get("instruments", seen.get("training_instruments", ""))),
             str(seen.get("sessions", "")),
-            f"{seen.get('nan_share', 0.0):.2%}",
+            f"{seen['nan_share']:.2%}" if "nan_share" in seen else "",
             f"{seen.get('seconds', 0.0):.2f}",
             f"{seen.get('peak_mib', 0.0):,.0f}",
         )

@@ -159,8 +159,9 @@ def describe(rule: Rule, frame: pd.DataFrame, count: int) -> str:
         if np.isnan(values).all():
             return "all null"
         seen = f"{np.nanmin(values):.6g} .. {np.nanmax(values):.6g}"
+        seen = seen if np.nanmin(values) < np.nanmax(values) else f"{np.nanmin(values):.6g}"
         return f"{seen}; {count:,} outside" if count else seen
-    return f"{count:,} of {len(frame):,}"
+    return f"{count:,} of {len(frame):,} break it" if count else f"all {len(frame):,} hold"
 
 
 def offenders(rule: Rule, frame: pd.DataFrame) -> tuple[tuple[dict[str, Any], ...], frozenset[date]]:

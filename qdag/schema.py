@@ -57,7 +57,7 @@ class TableSpec:
         return tuple(c.name for c in self.columns if c.name not in self.keys)
 
 
-UNIVERSE = Column("universe", "string", "what is ingested and precomputed together", nullable=False)
+UNIVERSE = Column("universe", "string", "universe of the settings that the row belongs to", nullable=False)
 DATE = Column("date", "date32", "trading session", nullable=False)
 INSTRUMENT = Column("instrument", "string", "listed security in Qlib's spelling", nullable=False)
 

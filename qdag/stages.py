@@ -264,7 +264,10 @@ def table_spec(settings: Settings, table: str) -> schema.TableSpec | None:
     if table == "labels":
         return schema.labels_table(settings.horizons)
     if table in schema.FEATURE_TABLES:
-        columns = [(f.name, f.meaning) for f in features_of(settings, table)]
+        columns = [
+            (f.name, f"{f.meaning}: {f.expression}" if f.expression else f.meaning)
+            for f in features_of(settings, table)
+        ]
         return schema.feature_table(table, columns, DESCRIPTIONS[table])
     return schema.table(table)
 
@@ -282,9 +285,14 @@ DESCRIPTIONS = {
 
 
 def describe(settings: Settings, table: str) -> str:
-    """One paragraph for the catalogue."""
+    """A paragraph for the catalogue: what it is, where it lies, what doing it again means."""
     spec = table_spec(settings, table)
-    return DESCRIPTIONS.get(table) or (spec.description if spec else table)
+    if spec is None:
+        return DESCRIPTIONS[table]
+    return (
+        f"{spec.description}\n\nDelta table `{settings.tables / table}`, keys {', '.join(spec.keys)}. "
+        "Materializing sessions again replaces them in one commit."
+    )
 
 
 def definition_text(settings: Settings, table: str) -> str:
@@ -616,7 +624,10 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
                 "model": tracked.registered.label,
                 "training_date": str(day),
                 "champion": tracked.champion,
+                "training_rows": rows,
+                "training_instruments": instruments,
                 "mlflow_run": tracked.url,
+                "mlflow_model": f"{settings.mlflow.ui_url.rstrip('/')}/#/models/{tracked.registered.name}",
                 "mlflow_run_id": tracked.run_id,
                 "best_iteration": model.best_iteration,
                 **{

@@ -63,7 +63,7 @@ def _asset(
         name=name,
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        deps=[_dep(partitions, name, dep) for dep in deps],
+        deps=[_dep(name, dep) for dep in deps],
         check_specs=check_specs(name),
         group_name=group,
         owners=OWNERS,
@@ -82,16 +82,12 @@ def _asset(
     return run
 
 
-def _dep(partitions: dg.MultiPartitionsDefinition, name: str, dep: str) -> dg.AssetDep:
-    """Identity between equal partitions; months and sessions are linked by universe, the stages know the rest."""
+def _dep(name: str, dep: str) -> dg.AssetDep:
+    """Identity between equal partitions. Between months and sessions only lineage: which sessions a model reads and
+    which model a session gets is known to the stages, and choosing sessions in the UI must not pull in whole months."""
     if (name == "trained_model") == (dep == "trained_model"):
         return dg.AssetDep(dep)
-    return dg.AssetDep(
-        dep,
-        partition_mapping=dg.MultiPartitionMapping(
-            {"universe": dg.DimensionPartitionMapping("universe", dg.IdentityPartitionMapping())}
-        ),
-    )
+    return dg.AssetDep(dep, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
 
 
 def _code_version(settings: Settings, name: str) -> str:
@@ -114,16 +110,14 @@ def _column_schema(spec: schema.TableSpec) -> dg.TableSchema:
 
 
 def _metadata(result: stages.StageResult, window: Window) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
-        "universe": window.universe,
-        "window": f"{window.start} .. {window.end}",
-        "dagster/row_count": result.rows,
-        "instruments": result.instruments,
-        "sessions": result.sessions,
-        "nan_share": result.nan_share,
-        "seconds": round(result.seconds, 3),
-        "peak_mib": round(result.peak_mib, 1),
-    }
+    metadata: dict[str, Any] = {"universe": window.universe, "window": f"{window.start} .. {window.end}"}
+    if result.table != "trained_model":
+        # Dagster shows a row count beside each partition: it is one only where the window is one session
+        metadata["dagster/row_count" if result.sessions == 1 else "rows"] = result.rows
+        metadata |= {"sessions": result.sessions, "nan_share": round(result.nan_share, 6)}
+    if result.instruments and result.table != "trained_model":
+        metadata["instruments"] = result.instruments
+    metadata |= {"seconds": round(result.seconds, 3), "peak_mib": round(result.peak_mib, 1)}
     if result.version is not None:
         metadata["table_version"] = result.version
     if result.sessions == 0:
@@ -140,4 +134,6 @@ def _metadata_value(value: Any) -> Any:
         return dg.MetadataValue.url(value)
     if isinstance(value, str) and ("\n" in value or value.startswith("![")):
         return dg.MetadataValue.md(value)
+    if isinstance(value, float):
+        return round(value, 6)
     return value.isoformat() if isinstance(value, date) else value

@@ -202,7 +202,7 @@ def run_checks(
     for result in results:
         if not result.passed:
             context.log.warning(
-                f"{table}: {result.rule.name}: {result.observed}, asked {result.rule.limit}. {result.rule.meaning}"
+                f"{table}: {result.rule.name}: {result.observed}, required {result.rule.limit}. {result.rule.meaning}"
             )
     seconds = time.perf_counter() - began
     return [_check_result(table, check, [r for r in results if r.rule.check == check], seconds) for check in checks]
@@ -216,11 +216,11 @@ def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds
             {
                 "rule": r.rule.name,
                 "passed": "yes" if r.passed else "NO",
+                "required": r.rule.limit,
                 "observed": r.observed,
-                "asked": r.rule.limit,
-                "judged": r.judged,
+                "rows judged": r.judged,
                 "violations": r.violations,
-                "meaning": r.rule.meaning,
+                "if it fails": r.rule.meaning,
             }
             for r in results
         ),
@@ -232,7 +232,7 @@ def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds
         shown = ", ".join(str(d) for d in dates[:SHOWN_SESSIONS])
         metadata["failing_sessions"] = len(dates)
         metadata["sessions"] = shown + (", ..." if len(dates) > SHOWN_SESSIONS else "")
-    summary = "; ".join(f"{r.rule.name}: {r.observed} (asked {r.rule.limit})" for r in failed)
+    summary = "; ".join(f"{r.rule.name}: {r.observed} (required {r.rule.limit})" for r in failed)
     return dg.AssetCheckResult(
         asset_key=table,
         check_name=check,

@@ -15,6 +15,9 @@ ALL_HISTORY = 1_000_000_000
 EMA_TAIL = 1e-12
 """EMA leaves out the past that weighs less than this share in total: far below the resolution of its float32 result."""
 
+EMA_GAP = 500
+"""The longest suspension, in sessions, over which EMA carries its value as Qlib does; beyond it is NaN."""
+
 MAX_EMA_WINDOW = 100_000
 MAX_NODES = 100_000
 
@@ -157,7 +160,10 @@ def _size(expression: Expression) -> int:
 
 
 def ema_window(parameter: int | float) -> tuple[float, int]:
-    """Return (decay per session, sessions after which the rest weighs less than ``EMA_TAIL``)."""
+    """Return (decay per session, window): what a window leaves out weighs ``EMA_TAIL``, after a gap of ``EMA_GAP`` too.
+
+    Qlib's recursion begins at its query's start; a window makes the value the same whenever it is computed.
+    """
     alpha = parameter if parameter < 1 else 2.0 / (parameter + 1.0)
     decay = 1.0 - alpha
     if decay <= 0.0:
@@ -165,7 +171,7 @@ def ema_window(parameter: int | float) -> tuple[float, int]:
     window = math.ceil(math.log(EMA_TAIL) / math.log(decay)) if decay < 1.0 else MAX_EMA_WINDOW + 1
     if window > MAX_EMA_WINDOW:
         raise ExpressionError(f"EMA with alpha {parameter} looks back {window} sessions; at most {MAX_EMA_WINDOW}")
-    return decay, max(window, 1)
+    return decay, max(window, 1) + EMA_GAP
 
 
 class _Builder:

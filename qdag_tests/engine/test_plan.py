@@ -3,7 +3,7 @@
 import pytest
 
 from qdag.engine import ALL_HISTORY, plan
-from qdag.engine.plan import ema_window
+from qdag.engine.plan import EMA_GAP, ema_window
 from qdag.errors import ExpressionError
 from qdag.features.catalogue import expressions
 
@@ -33,7 +33,8 @@ def test_look_back(text: str, past: int):
 
 def test_ema_looks_back_until_the_rest_weighs_nothing():
     decay, window = ema_window(20)
-    assert decay**window <= 1e-12 < decay ** (window - 1)
+    settled = window - EMA_GAP
+    assert decay**settled <= 1e-12 < decay ** (settled - 1)
     assert plan({"x": "EMA($close, 20)"}).lookback == window - 1
     with pytest.raises(ExpressionError, match="at most"):
         plan({"x": "EMA($close, 0.00001)"})
