@@ -1,6 +1,6 @@
 """Alpha158 on the engine, on Qlib's ``D.features`` and on KunQuant, in one run.
 
-``python -m benchmarks.alpha158 [--instruments I] [--sessions S] [--threads T] [--skip qlib kunquant growth scale]`` prints
+``python -m benchmarks.alpha158 [--instruments I] [--sessions S] [--threads T] [--skip qlib kunquant growth]`` prints
 medians of wall and processor seconds, and ratios. KunQuant comes with the ``bench`` extra and needs g++.
 """
 
@@ -237,9 +237,8 @@ def main() -> int:
     if "qlib" not in options.skip:
         for kernels, seconds in qlib_seconds(panel).items():
             wall, _ = timed(fresh)
-            print(
-                f"| D.features, kernels={kernels}, once | {seconds:.1f} | | {seconds / wall:.0f} (engine {wall:.3f}) | |"
-            )
+            beside = f"{seconds / wall:.0f} (engine {wall:.3f})"
+            print(f"| D.features, kernels={kernels}, once | {seconds:.1f} | | {beside} | |")
     script = FIRST_CALL.format(instruments=shape[0], sessions=shape[1], threads=options.threads)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     first, used, second, used_again = map(float, found)

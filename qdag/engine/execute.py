@@ -3,7 +3,8 @@
 1. The panel is trimmed to the sessions wanted plus the plan's look-back.
 2. Operators across instruments cut the plan into stages; each stage but the last leaves whole-panel series behind.
 3. Instruments are taken in blocks, whose results are handed out before the next block begins: memory is bounded.
-4. A block is cut into tiles of a few instruments, small enough for the processor's cache; tiles run in threads.
+4. A block is cut into tiles of a few instruments over a segment of sessions with the history that it needs, small
+   enough for the processor's cache. Tiles run in threads. Values do not depend on where a segment begins.
 5. In a tile, nodes run in the order of the plan. Rolling nodes on the same series run together: longer windows are put
    together from shorter ones.
 6. A series is dropped after its last reader, its memory used again.
@@ -25,9 +26,11 @@ from qdag.engine.panel import Panel
 from qdag.engine.plan import ALL_HISTORY, DOUBLE, Node, Plan, ema_window, plan
 from qdag.errors import PanelError, unknown
 
-TILE_ELEMENTS = 131_072
-"""Values of one series in a tile: 64 instruments over 2,000 sessions, 512 KiB in float32."""
+TILE_ELEMENTS = 36_864
+"""Values of one series in a tile: 64 instruments over 576 sessions, 144 KiB in float32."""
 MIN_LANES, MAX_LANES = 64, 256
+SEGMENT = 1_024
+"""Sessions wanted from a tile, at least; a long panel is cut into segments, each with its own history."""
 
 Progress = Callable[[int, int], None]
 
@@ -292,6 +295,16 @@ class _Run:
         lanes = -(-instruments // (rounds * self.threads))
         return min(-(-lanes // 8) * 8, self.most_lanes)
 
+    def _segments(self, ids: Iterable[int], start: int) -> Iterator[tuple[slice, slice]]:
+        """(Sessions to compute, sessions wanted of them), until the panel's end."""
+        total = len(self.panel.sessions)
+        past = max(self.plan.nodes[i].past for i in ids)
+        future = max(self.plan.nodes[i].future for i in ids)
+        length = max(SEGMENT, 4 * (past + future))  # so that little is computed twice
+        for begin in range(start, total, length):
+            end = min(begin + length, total)
+            yield slice(max(0, begin - past), min(total, end + future)), slice(begin, end)
+
     def _tiles(
         self,
         block: slice,
@@ -300,10 +313,11 @@ class _Run:
         start: int,
         done: Callable[[int], None] | None = None,
     ) -> None:
-        if block.stop == block.start or not len(self.panel.sessions):
+        if block.stop == block.start or not len(self.panel.sessions) or not out:
             return
         lanes = self._lanes(block.stop - block.start)
         begins = list(range(block.start, block.stop, lanes))
+        segments = list(self._segments(out, start))
         lock = Lock()
         workers = [_Worker() for _ in range(min(self.threads, len(begins)))]
         free = list(workers)
@@ -312,8 +326,11 @@ class _Run:
             worker = free.pop()
             try:
                 end = min(begin + lanes, block.stop)
-                tile = _Tile(self.panel, self.plan, self.whole, worker, slice(begin, end))
-                tile.run(steps, {i: o[:, begin - block.start : end - block.start] for i, o in out.items()}, start)
+                for rows, wanted in segments:
+                    tile = _Tile(self.panel, self.plan, self.whole, worker, slice(begin, end), rows)
+                    place = slice(begin - block.start, end - block.start)
+                    into = {i: o[wanted.start - start : wanted.stop - start, place] for i, o in out.items()}
+                    tile.run(steps, into, wanted.start - rows.start)
             finally:
                 free.append(worker)
             if done is not None:
@@ -419,15 +436,24 @@ class _Worker:
 
 
 class _Tile:
-    """A few instruments over all sessions, sessions outermost, each series flat."""
+    """A few instruments over a segment of sessions, sessions outermost, each series flat."""
 
-    def __init__(self, panel: Panel, plan: Plan, whole: Mapping[int, np.ndarray], worker: _Worker, instruments: slice):
+    def __init__(
+        self,
+        panel: Panel,
+        plan: Plan,
+        whole: Mapping[int, np.ndarray],
+        worker: _Worker,
+        instruments: slice,
+        sessions: slice,
+    ):
         self.panel, self.plan, self.whole, self.worker, self.instruments = panel, plan, whole, worker, instruments
-        self.rows = len(panel.sessions)
+        self.sessions = sessions
+        self.rows = sessions.stop - sessions.start
         self.lanes = instruments.stop - instruments.start
         self.size = self.rows * self.lanes
-        self.first = np.ascontiguousarray(panel.first[instruments])
-        self.last = np.ascontiguousarray(panel.last[instruments])
+        self.first = np.clip(panel.first[instruments] - sessions.start, 0, self.rows)
+        self.last = np.clip(panel.last[instruments] - sessions.start, -1, self.rows - 1)
         self.late = bool((self.first > 0).any())
         self.series: dict[int, np.ndarray] = {}
         self.shared: dict[int, np.ndarray] = {}  # node -> the 2-D buffer that its series is a row of
@@ -477,13 +503,13 @@ class _Tile:
     def _given(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
             out = self._new(node)
-            out.reshape(self.rows, self.lanes)[:] = self.whole[node.id][:, self.instruments]
+            out.reshape(self.rows, self.lanes)[:] = self.whole[node.id][self.sessions, self.instruments]
             self._blank(out)
 
     def _field(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
             out = self._new(node)
-            out.reshape(self.rows, self.lanes)[:] = self.panel[node.parameters[0]][self.instruments].T
+            out.reshape(self.rows, self.lanes)[:] = self.panel[node.parameters[0]][self.instruments, self.sessions].T
             self._blank(out)
 
     def _blank(self, array: np.ndarray) -> None:

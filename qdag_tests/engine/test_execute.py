@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdag.engine import Panel, compute, compute_blocks, plan
+from qdag.engine import Panel, compute, compute_blocks, execute, plan
 from qdag.engine.execute import _schedule
 from qdag.errors import ExpressionError, PanelError, UnknownNameError
 from qdag.features.catalogue import expressions
@@ -87,6 +87,18 @@ def test_order_blocks_and_threads_change_nothing(panel, whole, order, block, thr
     got = compute(texts, shuffled, block_instruments=block, threads=threads)
     for name in texts:
         assert same_bits(got[name], expected[name][list(order)]), name
+
+
+def test_long_panels_are_cut_into_segments_without_a_trace(panel, everything, whole, monkeypatch):
+    monkeypatch.setattr(execute, "SEGMENT", 1)
+    for text in sorted(everything)[::3]:
+        # alone, so that the segment is as short as its own look-back allows
+        got = compute({"x": everything[text]}, panel)["x"]
+        assert same_bits(got, whole[text]), text
+    ahead = "Ref(Mean($close, 3), -2)/Ref($close, -1)-1"
+    cut = compute({"x": ahead}, panel, allow_future=True, start=11)["x"]
+    monkeypatch.undo()
+    assert same_bits(cut, compute({"x": ahead}, panel, allow_future=True)["x"][:, 11:])
 
 
 def test_scaling_prices_scales_what_should_scale(panel):

@@ -174,8 +174,7 @@ def drop_before(x, lanes, first):
 )
 def store(x, lanes, start, first, last, out):
     """Copy sessions from ``start`` on into a panel (sessions, lanes); NaN outside each instrument's life."""
-    rows = x.size // lanes
-    for t in range(start, rows):
+    for t in range(start, start + out.shape[0]):
         source = x[t * lanes : (t + 1) * lanes]
         target = out[t - start]
         for lane in range(lanes):
@@ -197,7 +196,7 @@ def binary_store(op, a, b, lanes, start, first, last, out):
     """
     rows = a.size // lanes
     whole = first.max() <= start and last.min() >= rows - 1
-    for t in range(start, rows):
+    for t in range(start, start + out.shape[0]):
         x = a[t * lanes : (t + 1) * lanes]
         y = b[t * lanes : (t + 1) * lanes]
         target = out[t - start]
