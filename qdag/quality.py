@@ -88,9 +88,8 @@ class Rule:
             return f"{low}value{high}" if low or high else "finite"
         if self.kind == "ordered":
             return f"{self.columns[0]} {'>' if p.get('strict') else '>='} {self.columns[1]}"
-        return {"unique": "no duplicate", "not_null": "no null", "empty": "none", "equals": f"= {p.get('value')}"}[
-            self.kind
-        ]
+        equal = "true" if p.get("value") is True else f"= {p.get('value')}"
+        return {"unique": "no duplicate", "not_null": "no null", "empty": "none", "equals": equal}[self.kind]
 
 
 @dataclass(frozen=True)
