@@ -258,14 +258,14 @@ def _stages_table(console: "Console", outcome: "Launched") -> None:
             f"{seen.get('peak_mib', 0.0):,.0f}",
         )
     console.print(table)
-    passed = sum(ok for _, _, ok, _ in outcome.checks)
+    passed = sum(check.passed for check in outcome.checks)
     console.print(f"checks: {passed} of {len(outcome.checks)} passed")
 
 
 def _failures(console: "Console", outcome: "Launched") -> None:
-    for asset, check, ok, severity in outcome.checks:
-        if not ok:
-            console.print(f"  {severity}: {asset} / {check} (details on the asset's checks tab)", markup=False)
+    for check in outcome.checks:
+        if not check.passed:
+            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}", markup=False)
     for error in outcome.errors:
         console.print(error, style="red", markup=False)
 

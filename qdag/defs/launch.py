@@ -17,6 +17,17 @@ from qdag.stages import Platform, Report
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+@dataclass(frozen=True)
+class Checked:
+    """How one check came out; ``description`` says what was seen where it failed."""
+
+    asset: str
+    check: str
+    passed: bool
+    severity: str
+    description: str
+
+
 @dataclass
 class Launched:
     """Outcome of the runs: per asset its metadata, the checks, and the first error of a failed run."""
@@ -24,7 +35,7 @@ class Launched:
     success: bool = True
     runs: list[str] = field(default_factory=list)
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    checks: list[tuple[str, str, bool, str]] = field(default_factory=list)
+    checks: list[Checked] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
@@ -102,11 +113,12 @@ def _run(
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
             outcome.checks.append(
-                (
+                Checked(
                     evaluation.asset_key.to_user_string(),
                     evaluation.check_name,
                     evaluation.passed,
                     evaluation.severity.value,
+                    evaluation.description or "",
                 )
             )
         elif event.is_step_failure:
