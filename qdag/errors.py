@@ -53,10 +53,6 @@ class TrainingError(QdagError):
     """A model cannot be trained on the data that is known at its training date."""
 
 
-class MissingExtraError(QdagError):
-    """An optional dependency is needed; the message names the extra that brings it."""
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` plus the known names, for the end of an error message."""
     names = sorted(known)

@@ -174,7 +174,7 @@ def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         thread.join()
 
 
-def _sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
+def window_sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
     """Sessions of the universe in the asked days, clipped to the universe's own range."""
     if end < start:
         raise SessionError(f"start {start} is after end {end}; give the earlier day first")
@@ -190,7 +190,6 @@ def _write(
     sessions: np.ndarray,
     batches: Callable[[], Iterator[pa.RecordBatch]],
     inputs: tuple[str, ...] = (),
-    extra: dict[str, Any] | None = None,
 ) -> StageResult:
     """Replace ``sessions`` of a table by the streamed rows, and account for them."""
     counter = _Counter(spec.values)
@@ -216,7 +215,6 @@ def _write(
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         preview=counter.preview,
-        extra=extra or {},
     )
 
 
@@ -312,7 +310,7 @@ def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> Stag
     """Read the source, quarantine what breaks a structural rule, store the rest."""
     from qdag.sources import open_source
 
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     if not len(sessions):
         return _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(()))
     spec = platform.settings.universe(universe)
@@ -347,7 +345,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
 
     spec = platform.settings.universe(universe)
     provider = platform.settings.provider(universe)
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     panel = Panel([], sessions, {})
     extra: dict[str, Any] = {"provider": str(provider)}
     with _Meter() as meter:
@@ -421,7 +419,7 @@ def expression_features(table: str, platform: Platform, universe: str, start: da
     """Compute a table of Qlib expressions on the engine, reading exactly the past they need."""
     expressions = {f.name: f.expression for f in features_of(platform.settings, table) if f.expression}
     spec = _spec(platform.settings, table)
-    return _expressions(platform, spec, universe, _sessions(platform, universe, start, end), expressions)
+    return _expressions(platform, spec, universe, window_sessions(platform, universe, start, end), expressions)
 
 
 def technical_indicators(platform: Platform, universe: str, start: date, end: date) -> StageResult:
@@ -429,7 +427,7 @@ def technical_indicators(platform: Platform, universe: str, start: date, end: da
     from qdag.features.indicators import FIELDS, WARMUP, compute_indicators
 
     spec = _spec(platform.settings, "technical_indicators")
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for chunk in _chunks(platform, spec.name, sessions):
@@ -448,7 +446,7 @@ def labels(platform: Platform, universe: str, start: date, end: date) -> StageRe
     the window are written again, and stored later sessions are read where they are there already.
     """
     settings = platform.settings
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     reach = max(settings.horizons) + 1
     if len(sessions):
         calendar = platform.calendar(universe)
@@ -541,7 +539,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
 
     settings, spec = platform.settings, schema.FACTOR_METRICS
     tables = feature_tables(settings)
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     if not len(sessions):
         return _write(platform, spec, universe, sessions, lambda: iter(()))
     dates = (sessions[0].item(), sessions[-1].item())
@@ -607,7 +605,7 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     from qdag.models.training import train
 
     settings = platform.settings.for_universe(universe)
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     days = np.intersect1d(platform.calendar(universe).month_ends(), sessions).tolist()
     extra: dict[str, Any] = {}
     if len(sessions) and not days:
@@ -659,7 +657,7 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
     """Score sessions with the newest model trained before each."""
     from qdag.models.predict import predict
 
-    sessions = _sessions(platform, universe, start, end)
+    sessions = window_sessions(platform, universe, start, end)
     extra: dict[str, Any] = {}
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ from qdag.defs.build import PREDICTION_JOB, SESSION_JOB, TRAINING_JOB, build_def
 from qdag.defs.partitions import range_tags
 from qdag.errors import SessionError, unknown
 from qdag.settings import Settings
-from qdag.stages import Platform, Report
+from qdag.stages import Platform, Report, asset_names, window_sessions
 
 # events go to Dagster's storage; the caller shows progress and the outcome
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -60,26 +60,26 @@ def launch(
     platform = Platform.open(settings, report) if report else Platform.open(settings)
     calendar = platform.calendar(universe)
     last = platform.last_session(universe)
-    if start and end and end < start:
-        raise SessionError(f"start {start} is after end {end}; give the earlier day first")
-    start, end = max(start or spec.start, spec.start), min(end or last, last)
-    sessions = calendar.between(start, end) if start <= end else calendar.all[:0]
+    # a side that is left out is the universe's own, or the other side where that lies outside the universe
+    first = start or min(spec.start, end or spec.start)
+    final = end or max(last, first)
+    sessions = window_sessions(platform, universe, first, final)
     if len(sessions) == 0:
         raise SessionError(
-            f"universe {universe!r} has no session from {start} to {end}; it runs from {spec.start} to {last}"
+            f"universe {universe!r} has no session from {first} to {final}; it runs from {spec.start} to {last}"
         )
-    definitions = build_defs(settings, platform)
-    known = [key.to_user_string() for key in definitions.resolve_all_asset_keys()]
+    known = asset_names(settings)
     for name in assets or ():
         if name not in known:
             raise unknown("asset", name, known)
     wanted = set(assets or known)
+    definitions = build_defs(settings, platform)
     outcome = Launched()
     instance = dg.DagsterInstance.get()
 
-    def run(job: str, names: set[str], first: str, final: str) -> None:
+    def run(job: str, names: set[str], begin: str, finish: str) -> None:
         if names and outcome.success:
-            _run(definitions.resolve_job_def(job), instance, names, range_tags(universe, first, final), outcome)
+            _run(definitions.resolve_job_def(job), instance, names, range_tags(universe, begin, finish), outcome)
 
     chain = wanted - {"trained_model", "predictions"}
     run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
