@@ -263,7 +263,7 @@ def table_spec(settings: Settings, table: str) -> schema.TableSpec | None:
         return schema.labels_table(settings.horizons)
     if table in schema.FEATURE_TABLES:
         columns = [
-            (f.name, f"{f.meaning}: {f.expression}" if f.expression else f.meaning)
+            (f.name, f"{f.group}: {f.meaning}; {f.direction}" + (f". {f.expression}" if f.expression else ""))
             for f in features_of(settings, table)
         ]
         return schema.feature_table(table, columns, DESCRIPTIONS[table])

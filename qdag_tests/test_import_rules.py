@@ -31,7 +31,8 @@ ROOMS["serve"] = {"errors", "settings", "home"}
 ROOMS["doctor"] = DOMAIN | {"home"}
 ROOMS["defs"] = DOMAIN | {"stages", "home"}
 ROOMS["definitions"] = ROOMS["defs"] | {"defs"}
-ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor"}
+ROOMS["features_cli"] = DOMAIN | {"stages"}
+ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor", "features_cli"}
 ROOMS["__main__"] = {"cli"}
 
 ONLY_IN = {

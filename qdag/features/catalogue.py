@@ -1,6 +1,6 @@
 """The feature sets by name: what is computed, what it means and how to read it. Only declarations belong here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -73,3 +73,40 @@ FEATURE_SETS: Mapping[str, tuple[Feature, ...]] = _FeatureSets()
 def expressions(name: str) -> dict[str, str]:
     """Return name -> expression of the features of a set that are expressions, ready for ``qdag.engine.compute``."""
     return {feature.name: feature.expression for feature in feature_set(name) if feature.expression is not None}
+
+
+def lookbacks(features: Iterable[Feature]) -> dict[Feature, str]:
+    """Sessions of past that each feature needs, as text: ``all`` where it is unbounded.
+
+    Indicators are computed by code that begins again at fixed sessions (``qdag.features.indicators``).
+    """
+    from qdag.engine.plan import ALL_HISTORY, plan
+    from qdag.features.indicators import WARMUP
+
+    found = {}
+    for feature in features:
+        past = plan({feature.name: feature.expression}).lookback if feature.expression else WARMUP
+        found[feature] = "all" if past >= ALL_HISTORY else str(past)
+    return found
+
+
+def catalogue_markdown(names: Iterable[str]) -> str:
+    """The catalogue of some sets as Markdown, one table per set."""
+    lines = [
+        "# Features",
+        "",
+        "Written by `qdag features --markdown`. Look-back: sessions of past that a value needs; `all` is unbounded. "
+        "Prices and volumes are adjusted. Group and direction are also on the columns in the Dagster UI.",
+    ]
+    for name in names:
+        features = feature_set(name)
+        past = lookbacks(features)
+        lines += ["", f"## {name}", "", f"{len(features)} features.", ""]
+        lines += [
+            "| name | group | meaning | direction | expression | look-back |",
+            "| --- | --- | --- | --- | --- | ---: |",
+        ]
+        for f in features:
+            expression = f"`{f.expression}`".replace("|", "\\|") if f.expression else ""
+            lines.append(f"| {f.name} | {f.group} | {f.meaning} | {f.direction} | {expression} | {past[f]} |")
+    return "\n".join(lines) + "\n"

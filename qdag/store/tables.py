@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PARTITIONS = ("universe", "month")
 CHECKPOINT_EVERY = 50
+FILE_BYTES = 16 << 20
+"""A file is closed beyond this size: the writer keeps one open per month, whole, until the commit."""
 ATTEMPTS = 30
 LAYOUT = pa.field("month", pa.string(), nullable=False)
 
@@ -121,6 +123,7 @@ class TableStore:
                     mode="overwrite",
                     schema_mode="merge",
                     predicate=predicate,
+                    target_file_size=FILE_BYTES,
                     writer_properties=layout,
                     commit_properties=CommitProperties(
                         custom_metadata={"provenance": json.dumps(dict(provenance), sort_keys=True)},

@@ -1,10 +1,12 @@
 """The declared feature sets."""
 
+from pathlib import Path
+
 import pytest
 
 from qdag.engine import parse
 from qdag.errors import UnknownNameError
-from qdag.features.catalogue import FEATURE_SETS, Feature, expressions, feature_set
+from qdag.features.catalogue import FEATURE_SETS, Feature, catalogue_markdown, expressions, feature_set, lookbacks
 
 
 @pytest.mark.parametrize(("name", "loader"), [("alpha158", "Alpha158DL"), ("alpha360", "Alpha360DL")])
@@ -55,3 +57,16 @@ def test_price_features_are_distinct():
     assert len({str(parse(text)) for text in texts.values()}) == 17
     assert texts["price_change_5"] == "$close-Ref($close, 5)"
     assert texts["momentum_5"] == "$close/Ref($close, 5)-1"
+
+
+def test_the_documented_catalogue_is_the_code_s():
+    written = (Path(__file__).parents[2] / "docs" / "features.md").read_text("utf-8")
+    assert written == catalogue_markdown(FEATURE_SETS), "run: qdag features --markdown > docs/features.md"
+
+
+def test_every_feature_says_what_it_is():
+    for features in FEATURE_SETS.values():
+        for feature in features:
+            assert all((feature.group, feature.meaning, feature.direction)), feature.name
+        past = lookbacks(features)
+        assert all(value == "all" or int(value) >= 0 for value in past.values())
