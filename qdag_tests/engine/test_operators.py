@@ -154,3 +154,18 @@ def test_a_flat_window_has_exactly_no_spread():
     assert (got["std"][0, 1:] == 0).all()
     assert (got["slope"][0, 1:] == 0).all()
     assert (got["of_mean"][0, 1:] < 1e-30).all()
+
+
+def test_values_that_differ_by_rounding_alone_have_no_correlation():
+    # the deviations of the same values at other places of the window differ in their last bits
+    rng = np.random.default_rng(1)
+    volume = np.full((200, 40), np.nan)
+    volume[:, 3:8] = rng.lognormal(15, 1, (200, 5))
+    close = np.tile(np.linspace(10, 12, 40), (200, 1))
+    close[:, :7] = np.nan
+    fields = {"close": close.astype("f4"), "volume": volume.astype("f4")}
+    panel = Panel([f"I{i}" for i in range(200)], np.arange(40).astype("M8[D]"), fields)
+    found = compute({"x": "Corr(Std($volume, 10), $close, 5)"}, panel)["x"]
+    # rows 7 to 12 hold the deviation of the same five volumes; other deviations in the window have no close beside them
+    assert np.isnan(found[:, 8:11]).all()
+    assert np.isfinite(found[:, 14:16]).all()

@@ -5,6 +5,7 @@ import numpy as np
 from qdag.engine.kernels.flags import kernel
 
 CORR, COV = 0, 1
+EQUAL = 1e-13  # values this close relative to their mean are one value but for the rounding of what made them
 FLAT = 2e-5  # Qlib calls a window flat at this standard deviation and gives NaN
 
 _PARTS = "int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1], float64[:,::1])"
@@ -17,7 +18,7 @@ _PARTS = "int64, int64, int64[::1], int64[:,::1], int64[:,::1], float64[:,:,::1]
     f"void(float64[::1], float64[::1], {_PARTS}",
 )
 def rolling_pairs(x, z, lanes, history, keep, merges, finals, scratch, out):
-    """Corr and Cov (ddof=1) over the points where both are valid; NaN below two.
+    """Corr and Cov (ddof=1) over the points where both are valid; NaN below two, and Corr where all are equal.
 
     finals (K, 2): slot, kind; scratch (6, slots, elements): count, means of x and z, sums of xx, xz, zz.
     """
@@ -75,13 +76,16 @@ def rolling_pairs(x, z, lanes, history, keep, merges, finals, scratch, out):
         for k in range(finals.shape[0]):
             slot = finals[k, 0]
             c = scratch[0, slot, base : base + width]
+            mx = scratch[1, slot, base : base + width]
+            mz = scratch[2, slot, base : base + width]
             xx = scratch[3, slot, base : base + width]
             xz = scratch[4, slot, base : base + width]
             zz = scratch[5, slot, base : base + width]
             result = out[k, begin : begin + width]
             if finals[k, 1] == CORR:
                 for i in range(width):
-                    result[i] = xz[i] / np.sqrt(xx[i] * zz[i])
+                    spread = (xx[i] > c[i] * (EQUAL * mx[i]) ** 2) & (zz[i] > c[i] * (EQUAL * mz[i]) ** 2)
+                    result[i] = xz[i] / np.sqrt(xx[i] * zz[i]) if spread else np.nan
             else:
                 for i in range(width):
                     result[i] = xz[i] / (c[i] - 1.0) if c[i] > 1.0 else np.nan
