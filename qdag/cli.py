@@ -1,17 +1,32 @@
 """The ``qdag`` command. Exit codes: 0 done; 1 a run or a check failed; 2 bad input, explained in one paragraph."""
 
 import sys
-from collections.abc import Callable
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qdag.alerts_cli import app as alerts_app
+from qdag.automation_cli import backfill, refresh, stale
+from qdag.data_cli import app as data_app
 from qdag.features_cli import explain, features
+from qdag.terminal import (
+    BAD_INPUT,
+    FAILED,
+    Config,
+    Day,
+    Universe,
+    failures,
+    frame_table,
+    launch,
+    open_settings,
+    screen,
+    stages_table,
+    universe_name,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from qdag.defs.launch import Launched
     from qdag.settings import Settings
@@ -25,13 +40,13 @@ app = typer.Typer(
 )
 app.command()(features)
 app.command()(explain)
-FAILED, BAD_INPUT = 1, 2
+app.command()(stale)
+app.command()(refresh)
+app.command()(backfill)
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(data_app, name="data")
+SHOWN_FINDINGS = 50
 
-Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
-Universe = Annotated[
-    str | None, typer.Option("--universe", "-u", help="which universe; may be left out if there is one")
-]
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 Months = Annotated[int, typer.Option(min=0, help="train at the last so many month ends of the range")]
 
 
@@ -48,46 +63,18 @@ def main() -> None:
         sys.exit(BAD_INPUT)
 
 
-def _open(config: str | None) -> "Settings":
-    from qdag.home import prepare
-    from qdag.settings import load_settings
-
-    settings = load_settings(config)
-    prepare(settings, config)
-    return settings
-
-
-def _universe(settings: "Settings", name: str | None) -> str:
-    from qdag.errors import SettingsError
-
-    if name is None:
-        if len(settings.universes) > 1:
-            raise SettingsError(f"several universes are set: name one with --universe: {', '.join(settings.universes)}")
-        return next(iter(settings.universes))
-    settings.universe(name)
-    return name
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    # a pipe or a CI log has no width of its own
-    return console if console.is_terminal else Console(width=140)
-
-
 @app.command()
 def demo(config: Config = None) -> None:
     """Run the whole chain on the embedded data and say what to open."""
     from qdag.settings import load_settings
 
-    console = _console()
+    console = screen()
     settings = load_settings(config)
     universe = "sample" if "sample" in settings.universes else next(iter(settings.universes))
-    _open(config)
+    open_settings(config)
     spec = settings.universe(universe)
     console.print(f"Materializing universe [bold]{universe}[/] ({spec.start} .. {spec.end}) into {settings.home}\n")
-    outcome = _launch(console, settings, universe, None, None, None, 3)
+    outcome = launch(console, settings, universe, None, None, None, 3)
     _summary(console, settings, universe, outcome)
     if not outcome.success:
         raise typer.Exit(FAILED)
@@ -110,13 +97,13 @@ def materialize(
     config: Config = None,
 ) -> None:
     """Materialize assets of one universe over a range of sessions, as one run."""
-    settings = _open(config)
-    console = _console()
-    name = _universe(settings, universe)
+    settings = open_settings(config)
+    console = screen()
+    name = universe_name(settings, universe)
     first, last = (start.date() if start else None), (end.date() if end else None)
-    outcome = _launch(console, settings, name, first, last, assets, months)
-    _stages_table(console, outcome)
-    _failures(console, outcome)
+    outcome = launch(console, settings, name, first, last, assets, months)
+    stages_table(console, outcome)
+    failures(console, outcome)
     if not outcome.success:
         raise typer.Exit(FAILED)
 
@@ -124,13 +111,13 @@ def materialize(
 @app.command()
 def status(universe: Universe = None, config: Config = None) -> None:
     """Per asset and universe: first and last session, missing sessions, the last check."""
-    settings = _open(config)
-    console = _console()
+    settings = open_settings(config)
+    console = screen()
     from rich.table import Table
 
     from qdag.defs.status import asset_status
 
-    names = [_universe(settings, universe)] if universe else list(settings.universes)
+    names = [universe_name(settings, universe)] if universe else list(settings.universes)
     table = Table("universe", "asset", "first", "last", "sessions", "missing", "last checks", box=None, pad_edge=False)
     for name in names:
         for row in asset_status(settings, name):
@@ -138,7 +125,28 @@ def status(universe: Universe = None, config: Config = None) -> None:
     console.print(table)
 
 
+@app.command("verify-bin")
+def verify_bin(universe: Universe = None, start: Day = None, end: Day = None, config: Config = None) -> None:
+    """Read every file of the Qlib directory back and compare it with raw_ohlcv, to the float32."""
+    settings = open_settings(config)
+    from qdag.stages import Platform, verify_bins
+
+    name = universe_name(settings, universe)
+    first, last = (day.date() if day else None for day in (start, end))
+    found = verify_bins(Platform.open(settings), name, first, last)
+    lines = found.lines()
+    for line in lines[:SHOWN_FINDINGS]:
+        typer.echo(line)
+    if len(lines) > SHOWN_FINDINGS:
+        typer.echo(f"and {len(lines) - SHOWN_FINDINGS} more")
+    typer.echo(f"{len(found.instruments)} instruments, {found.sessions} sessions; differences: {len(lines)}")
+    if not found.ok:
+        typer.echo(f"`qdag materialize qlib_bin --universe {name}` writes them again")
+        raise typer.Exit(FAILED)
+
+
 @app.command()
+@data_app.command()
 def show(
     table: Annotated[str, typer.Argument(help="table name")],
     universe: Universe = None,
@@ -147,27 +155,72 @@ def show(
     instruments: Annotated[str | None, typer.Option(help="comma-separated")] = None,
     columns: Annotated[str | None, typer.Option(help="comma-separated")] = None,
     rows: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    version: Annotated[int | None, typer.Option(min=0, help="an older version of the table")] = None,
     config: Config = None,
 ) -> None:
     """A look at the newest values of a table."""
-    settings = _open(config)
+    settings = open_settings(config)
     from qdag.stages import Platform, look
 
     first, last = (start.date() if start else None), (end.date() if end else None)
     frame = look(
         Platform.open(settings),
         table,
-        _universe(settings, universe),
+        universe_name(settings, universe),
         first,
         last,
         instruments.split(",") if instruments else None,
         columns.split(",") if columns else None,
         rows,
+        version,
     )
     import pandas as pd
 
-    with pd.option_context("display.width", _console().width, "display.max_rows", rows, "display.max_columns", 12):
+    with pd.option_context("display.width", screen().width, "display.max_rows", rows, "display.max_columns", 12):
         typer.echo(str(frame))
+
+
+@app.command()
+def pools(
+    universe: Universe = None,
+    day: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="members on one session")] = None,
+    config: Config = None,
+) -> None:
+    """Members of every pool year by year, or on one date; and the listed members that the universe does not hold."""
+    settings = open_settings(config)
+    from qdag.stages import Platform, pool_report
+
+    console = screen()
+    report = pool_report(Platform.open(settings), universe_name(settings, universe), day.date() if day else None)
+    console.print(frame_table(report.summary))
+    console.print(frame_table(report.counts))
+    for heading, symbols in report.lists.items():
+        text = f"\n{heading} ({len(symbols)}): {', '.join(symbols) or 'none'}"
+        console.print(text, markup=False, highlight=False)
+
+
+@app.command()
+def report(
+    universe: Universe = None,
+    day: Annotated[
+        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="session; by default the newest judged")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    config: Config = None,
+) -> None:
+    """Write the quality page of a universe and session, and say where it is."""
+    settings = open_settings(config)
+    from qdag.quality_report import newest_judged, write_page
+    from qdag.stages import Platform
+
+    name = universe_name(settings, universe)
+    store = Platform.open(settings).store
+    path = write_page(settings, store, name, day.date() if day else newest_judged(store, name))
+    typer.echo(str(path))
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(path.as_uri())
 
 
 @app.command()
@@ -177,7 +230,7 @@ def doctor(config: Config = None) -> None:
 
     from qdag.doctor import examine
 
-    console = _console()
+    console = screen()
     table = Table("", "part", "found", "what to do", box=None, pad_edge=False)
     worst = 0
     for finding in examine(config):
@@ -192,113 +245,33 @@ def doctor(config: Config = None) -> None:
 def up(
     port: Annotated[int, typer.Option(help="Dagster UI")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="MLflow UI")] = 5000,
+    automate: Annotated[
+        bool, typer.Option("--automate", help="sensors and schedules on, unless stopped in the UI")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Serve the Dagster UI with its daemon, and the MLflow UI, until interrupted."""
-    settings = _open(config)
+    settings = open_settings(config)
     from qdag.serve import serve
 
-    raise typer.Exit(serve(settings, port, mlflow_port, typer.echo))
-
-
-def _launch(
-    console: "Console",
-    settings: "Settings",
-    universe: str,
-    start: date | None,
-    end: date | None,
-    assets: list[str] | None,
-    months: int,
-) -> "Launched":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    with Progress(
-        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as progress:
-        loading = progress.add_task("loading", total=1)
-        _quiet()
-        from qdag.defs.launch import launch
-
-        progress.update(loading, completed=1)
-        return launch(settings, universe, start, end, assets, months, _reporter(progress))
-
-
-def _quiet() -> None:
-    """Keep the libraries' own console logs out of the progress display; Dagster's are in its UI."""
-    import logging
-
-    for name in ("dagster", "mlflow", "alembic", "qdag"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _reporter(progress: Any) -> Callable[[str, int, int], None]:
-    tasks: dict[str, Any] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=total)
-        progress.update(tasks[stage], completed=done, total=total)
-
-    return report
-
-
-def _stages_table(console: "Console", outcome: "Launched") -> None:
-    from rich.table import Table
-
-    table = Table(
-        "asset", "rows", "instruments", "sessions", "NaN share", "seconds", "peak MiB", box=None, pad_edge=False
-    )
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, seen in outcome.assets.items():
-        table.add_row(
-            name,
-            f"{next((seen[k] for k in ('rows', 'dagster/row_count', 'training_rows') if k in seen), 0):,}",
-            str(seen.get("instruments", seen.get("training_instruments", ""))),
-            str(seen.get("sessions", "")),
-            f"{seen['nan_share']:.2%}" if "nan_share" in seen else "",
-            f"{seen.get('seconds', 0.0):.2f}",
-            f"{seen.get('peak_mib', 0.0):,.0f}",
-        )
-    console.print(table)
-    passed = sum(check.passed for check in outcome.checks)
-    console.print(f"checks: {passed} of {len(outcome.checks)} passed")
-
-
-def _failures(console: "Console", outcome: "Launched") -> None:
-    for check in outcome.checks:
-        if not check.passed:
-            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}", markup=False)
-    for error in outcome.errors:
-        console.print(error, style="red", markup=False)
+    raise typer.Exit(serve(settings, port, mlflow_port, typer.echo, automate))
 
 
 def _summary(console: "Console", settings: "Settings", universe: str, outcome: "Launched") -> None:
     """Rows and seconds per table, the best factors, the model's metrics."""
     from qdag.stages import Platform, best_factors
 
-    _stages_table(console, outcome)
-    _failures(console, outcome)
+    stages_table(console, outcome)
+    failures(console, outcome)
     if not outcome.success:
         return
     horizon = settings.training_for(universe).horizon
     best = best_factors(Platform.open(settings), universe, horizon)
     console.print(f"\nTop factors by |mean RankIC|, horizon {horizon}:")
-    console.print(_frame(best))
+    console.print(frame_table(best))
     model = outcome.assets.get("trained_model", {})
     console.print(f"\nModel {model.get('model')}, trained on {model.get('training_date')}, {model.get('mlflow_run')}")
     for segment in ("valid", "test"):
         metrics = {name: model.get(f"{segment}_{name}") for name in ("ic", "rank_ic", "icir", "rank_icir")}
         shown = "  ".join(f"{k} {v:+.4f}" if v is not None else f"{k} undefined" for k, v in metrics.items())
         console.print(f"  {segment:<6}{shown}", highlight=False)
-
-
-def _frame(frame: Any) -> "Table":
-    from rich.table import Table
-
-    table = Table(*map(str, frame.columns), box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    return table

@@ -23,7 +23,13 @@ LIBRARIES = (
     "mlflow",
     "great-expectations",
 )
-EXTRAS = {"torch": "torch", "kunquant": "bench"}
+EXTRAS = {
+    "torch": "torch",
+    "kunquant": "bench",
+    "yfinance": "sources",
+    "akshare": "sources",
+    "baostock": "sources",
+}
 MIN_FREE_GIB = 2
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
+from qdag.terminal import Config, screen
 
 
 def features(
@@ -18,15 +18,12 @@ def features(
     if markdown:
         typer.echo(catalogue_markdown([table] if table else list(FEATURE_SETS)), nl=False)
         return
-    from rich.console import Console
     from rich.table import Table
 
     from qdag.settings import load_settings
     from qdag.stages import features_of
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    console = screen(200)
     settings = load_settings(config)
     names = [table] if table else [*FEATURE_SETS, *(["custom_factors"] if settings.custom_factors else [])]
     for name in names:

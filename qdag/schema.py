@@ -104,6 +104,61 @@ QUARANTINE = TableSpec(
     "Rows and files that were refused, each with its reason and source line.",
 )
 
+FINDINGS = TableSpec(
+    "findings",
+    ("universe", "date", "instrument", "kind"),
+    (
+        UNIVERSE,
+        DATE,
+        INSTRUMENT,
+        Column("kind", "string", "what was noticed, for example factor_difference or ticker_reuse", nullable=False),
+        Column("value", "float64", "what the delivery holds"),
+        Column("expected", "float64", "what it was compared with"),
+        Column("detail", "string", "one sentence for people"),
+    ),
+    "Stored rows that are valid but noticeable: listed by the checks of raw_ohlcv, never hidden.",
+)
+
+LINEAGE = TableSpec(
+    "lineage",
+    ("universe", "date", "asset"),
+    (
+        UNIVERSE,
+        DATE,
+        Column("asset", "string", "table or other asset whose session this is", nullable=False),
+        Column(
+            "inputs",
+            "int64",
+            "digest of the raw_ohlcv sessions that the session was computed from; for raw_ohlcv, of the session itself",
+            nullable=False,
+        ),
+        Column("definition", "string", "version of what was computed: columns, expressions, settings", nullable=False),
+        Column("version", "int64", "Delta version that holds the session; null for what is no table"),
+        Column("blocked", "string", "blocking checks that the session failed; null where it may be read"),
+    ),
+    "What every stored session was computed from: where it differs from what it would be computed from now, the "
+    "session is stale.",
+)
+
+DELIVERIES = TableSpec(
+    "deliveries",
+    ("universe", "date", "since", "source"),
+    (
+        UNIVERSE,
+        Column("date", "date32", "last session that was asked for", nullable=False),
+        Column("since", "date32", "first session that was asked for", nullable=False),
+        Column("source", "string", "file, relative to the source's folder", nullable=False),
+        Column("sha256", "string", "digest of the file's bytes", nullable=False),
+        Column("bytes", "int64", "size of the file", "bytes", nullable=False),
+        Column("rows", "int64", "data lines of the file, refused ones included", "rows", nullable=False),
+        Column("first", "date32", "first date in the file"),
+        Column("last", "date32", "last date in the file"),
+        Column("reading", "string", "digest of what else the bars depend on: settings, calendar, version of qdag"),
+        Column("version", "int64", "version of raw_ohlcv that holds what the file gave"),
+    ),
+    "Which version of which file was read for which sessions.",
+)
+
 FACTOR_METRICS = TableSpec(
     "factor_metrics",
     ("universe", "date", "pool", "horizon", "factor"),
@@ -140,7 +195,10 @@ PREDICTIONS = TableSpec(
     "Scores of the newest model trained before each session.",
 )
 
-TABLES = {spec.name: spec for spec in (RAW_OHLCV, QUARANTINE, FACTOR_METRICS, PREDICTIONS)}
+TABLES = {
+    spec.name: spec
+    for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, LINEAGE, FACTOR_METRICS, PREDICTIONS)
+}
 
 FEATURE_TABLES = ("alpha158", "basic_statistics", "technical_indicators", "price_features", "custom_factors")
 

@@ -18,9 +18,12 @@ READY_SECONDS = 180
 STOP_SECONDS = 30
 
 
-def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], object]) -> int:
+def serve(
+    settings: Settings, port: int, mlflow_port: int, say: Callable[[str], object], automate: bool = False
+) -> int:
     """Start both servers, print their addresses once they answer, wait for an interrupt, stop them.
 
+    ``automate``: sensors and schedules are on, whatever the settings say.
     Returns 0 after an interrupt, 1 when a server ended by itself.
 
     Raises
@@ -36,6 +39,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
         "QDAG_DAGSTER__UI_URL": f"http://{HOST}:{port}",
         "QDAG_MLFLOW__UI_URL": f"http://{HOST}:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        **({"QDAG_AUTOMATION__ENABLED": "true"} if automate else {}),
     }
     dagster = [sys.executable, "-m", "dagster", "dev", "-m", "qdag.definitions", "-h", HOST, "-p", str(port)]
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.tracking_uri]
@@ -44,7 +48,9 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
     children = {"Dagster UI": _start(dagster, environment)}
     if settings.mlflow.tracking_uri is None:
         children["MLflow UI"] = _start(mlflow, environment)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # started in the background of a script, SIGINT comes ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         say("starting ...")
         _wait(f"http://{HOST}:{port}/server_info", children)

@@ -1,6 +1,6 @@
 """Exchange calendars as a session index. Trading days and closes come from ``exchange_calendars``, nothing else."""
 
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -119,6 +119,17 @@ class SessionCalendar:
         if not len(closed):
             raise SessionError(f"no session of calendar {self.name} has closed by {now}; the first is {self.all[0]}")
         return closed[-1].item()  # type: ignore[no-any-return]
+
+    @cached_property
+    def close(self) -> tuple[str, time]:
+        """Time zone of the exchange, and the local time at which a whole session closes now."""
+        import exchange_calendars
+
+        known = exchange_calendars.get_calendar_names(include_aliases=True)
+        if self.name not in known:
+            raise unknown("exchange calendar", self.name, known)
+        exchange = exchange_calendars.get_calendar(self.name)
+        return str(exchange.tz), exchange.close_times[-1][1]
 
     def future(self, n: int, after: date | None = None) -> np.ndarray:
         """The n sessions after a day: by default after ``end``, or after today where the calendar is open.

@@ -8,11 +8,12 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +25,30 @@ from qdag import __version__, schema
 from qdag.engine import Panel, compute_blocks, plan
 from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
+from qdag.lineage import Lineage, Reads, forget, record, record_raw
 from qdag.sessions import SessionCalendar, calendar_for
-from qdag.settings import Settings
-from qdag.store.panels import ENGINE_FIELDS, panel_batches, read_panel, table_matrix
+from qdag.settings import Settings, UniverseSettings
+from qdag.store.digests import Differences, differences, row_digests
+from qdag.store.panels import ENGINE_FIELDS, change_reach, panel_batches, read_panels, table_matrix
 from qdag.store.tables import TableStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qdag.sources.membership import Industries, Membership
+    from qdag.store.qlib_bin import Verification
+    from qdag.universes import Pool
+
 Report = Callable[[str, int, int], None]
 PREVIEW_ROWS = 5
+SHOWN_SYMBOLS = 50
 CHUNK_SESSIONS = 250
 FUTURE_SESSIONS = 250
 FACTOR_BLOCK = 32
 AHEAD_BATCHES = 4
 POOL = "all"
+INDUSTRY = "industry"
+"""Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -99,12 +109,16 @@ class _Meter:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self.began
-        import resource
+        self.peak_mib = memory_mib("VmHWM:")
 
-        self.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        with suppress(OSError, IndexError):
-            status = Path("/proc/self/status").read_text()
-            self.peak_mib = int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+def memory_mib(line: str = "VmRSS:") -> float:
+    """Memory of the process now, or by another line of the system's status; its peak where there is none."""
+    import resource
+
+    with suppress(OSError, IndexError):
+        return int(Path("/proc/self/status").read_text().split(line)[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @dataclass
@@ -193,19 +207,36 @@ def _write(
 ) -> StageResult:
     """Replace ``sessions`` of a table by the streamed rows, and account for them."""
     counter = _Counter(spec.values)
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        # begun anew when another process has changed the same files meanwhile
+        nonlocal counter
+        counter = _Counter(spec.values)
+        return counter.watch(_ahead(batches()))
+
     version = platform.store.version(spec.name)
     with _Meter() as meter:
         if len(sessions):
+            read = inputs_of(platform, universe, spec.name, sessions)
             provenance = {
                 **platform.provenance,
                 "qdag_version": __version__,
+                "definition_version": definition_version(platform.settings, spec.name),
                 **{f"input.{name}": str(platform.store.version(name)) for name in inputs},
             }
-            reader = counter.watch(_ahead(batches()))
             start, end = sessions[0].item(), sessions[-1].item()
-            version = platform.store.replace(spec, universe, start, end, reader, provenance)
+            _forget(platform, universe, spec.name, sessions, read)
+            version = platform.store.replace(spec, universe, start, end, stream, provenance)
+            _record(platform, universe, spec.name, sessions, read, version)
+    extra = {} if len(sessions) else _empty(platform, universe)
+    return _result(spec.name, universe, version, counter, meter, extra)
+
+
+def _result(
+    table: str, universe: str, version: int | None, counter: _Counter, meter: _Meter, extra: dict[str, Any]
+) -> StageResult:
     return StageResult(
-        table=spec.name,
+        table=table,
         universe=universe,
         version=version,
         rows=counter.rows,
@@ -215,7 +246,96 @@ def _write(
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         preview=counter.preview,
+        extra=extra,
     )
+
+
+def _empty(platform: Platform, universe: str) -> dict[str, Any]:
+    """What a stage says of a window without sessions: days on which only other exchanges are open, or out of range."""
+    spec = platform.settings.universe(universe)
+    return {
+        "note": f"no session of {spec.calendar} in the range of universe {universe!r} (from {spec.start} to "
+        f"{min(spec.end, platform.last_session(universe)) if spec.end else 'the last closed session'}): "
+        "the partition is valid and empty"
+    }
+
+
+# -- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def reads_of(settings: Settings, universe: str, asset: str) -> tuple[Reads, ...]:
+    """What a session of an asset reads: other assets' sessions before and after it. Empty for raw_ohlcv.
+
+    factor_metrics reads labels too, but only what had become known by its session, which is told by the provider.
+    """
+    reach = max(settings.horizons) + 1
+    if asset == "qlib_bin":
+        # the change since the last close; over a suspension the stage itself writes on to the next trade
+        return (Reads("raw_ohlcv", past=1),)
+    if asset == "labels":
+        return (Reads("qlib_bin", future=reach),)
+    if asset == "factor_metrics":
+        from qdag.factors.metrics import ICIR_WINDOW
+
+        past = reach + ICIR_WINDOW
+        return (Reads("qlib_bin", past=past), *(Reads(table, past=past) for table in feature_tables(settings)))
+    training = settings.training_for(universe)
+    if asset == "trained_model":
+        past = training.train_sessions + training.valid_sessions + training.test_sessions + 3 * reach
+        return (Reads("qlib_bin", past=past), *(Reads(table, past=past) for table in training.features))
+    if asset == "predictions":
+        return tuple(Reads(table) for table in training.features)
+    if asset in schema.FEATURE_TABLES:
+        return (Reads("qlib_bin", past=_lookback(settings, asset)),)
+    return ()
+
+
+def _lookback(settings: Settings, table: str) -> int:
+    """Sessions of past that a feature table needs."""
+    if table == "technical_indicators":
+        from qdag.features.indicators import WARMUP
+
+        return WARMUP
+    return plan({f.name: f.expression or "" for f in features_of(settings, table)}).lookback
+
+
+def inputs_of(platform: Platform, universe: str, asset: str, sessions: np.ndarray) -> np.ndarray | None:
+    """Digests of what the sessions (without gaps) would be computed from now; None for what has no lineage."""
+    reads = reads_of(platform.settings, universe, asset)
+    if not reads:
+        return None
+    calendar = platform.calendar(universe).all
+    first = int(np.searchsorted(calendar, sessions[0])) - max(read.past for read in reads)
+    last = int(np.searchsorted(calendar, sessions[-1])) + max(read.future for read in reads)
+    part = calendar[max(0, first) : last + 1]
+    digests = Lineage(platform.store, universe, part).inputs(reads)
+    return digests[np.searchsorted(part, sessions)]
+
+
+def _record(
+    platform: Platform,
+    universe: str,
+    asset: str,
+    sessions: np.ndarray,
+    inputs: np.ndarray | None,
+    version: int | None,
+) -> None:
+    if inputs is not None and len(sessions):
+        definition = definition_version(platform.settings, asset)
+        record(platform.store, universe, asset, sessions, inputs, definition, version, platform.provenance)
+
+
+def _forget(
+    platform: Platform,
+    universe: str,
+    asset: str,
+    sessions: np.ndarray,
+    inputs: np.ndarray | None,
+    always: bool = False,
+) -> None:
+    if inputs is not None:
+        definition = definition_version(platform.settings, asset)
+        forget(platform.store, universe, asset, sessions, inputs, definition, platform.provenance, always)
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------
@@ -295,87 +415,340 @@ def describe(settings: Settings, table: str) -> str:
 
 def definition_text(settings: Settings, table: str) -> str:
     """Text that changes exactly when what a table computes changes."""
+    from qdag.sources.membership import content, definition
+
+    universes = sorted(settings.universes.items())
     if table in schema.FEATURE_TABLES:
-        return "\n".join(f"{f.name}={f.expression or f.meaning}" for f in features_of(settings, table))
+        features = [f"{f.name}={f.expression or f.meaning}" for f in features_of(settings, table)]
+        if any(f"${INDUSTRY}" in text for text in features):
+            features += [f"{name}: {content(u.industries)}" for name, u in universes if u.industries]
+        return "\n".join(features)
     if table == "trained_model":
         return "\n".join(settings.training_for(universe).model_dump_json() for universe in sorted(settings.universes))
     spec = table_spec(settings, table)
-    return repr(spec.columns) if spec else DESCRIPTIONS[table]
+    pools = [
+        f"{universe}.{name}: {definition(pool)}"
+        for universe, u in universes
+        for name, pool in u.pools.items()
+        if table in ("qlib_bin", "factor_metrics")
+    ]
+    return "\n".join([repr(spec.columns) if spec else DESCRIPTIONS[table], *pools])
+
+
+def definition_version(settings: Settings, table: str) -> str:
+    """Short hash that changes exactly when what a table computes changes."""
+    return sha256(definition_text(settings, table).encode()).hexdigest()[:12]
 
 
 # -- market data ------------------------------------------------------------------------------------------------------
 
 
 def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> StageResult:
-    """Read the source, quarantine what breaks a structural rule, store the rest."""
+    """Read the source, quarantine what breaks a structural rule, store the rest.
+
+    Only what differs from what is stored is written, from the first to the last session that does; a delivery of files
+    that did not change since they were read for these sessions is not read again.
+    """
     from qdag.sources import open_source
+    from qdag.sources.base import FileSource
+    from qdag.store import deliveries
 
     sessions = window_sessions(platform, universe, start, end)
     if not len(sessions):
         return _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(()))
     spec = platform.settings.universe(universe)
     first, last = sessions[0].item(), sessions[-1].item()
+    reading = _reading(spec)
     with _Meter() as meter:
         platform.report("raw_ohlcv", 0, 2)
+        source = open_source(universe, spec, platform.settings.downloads)
+        if isinstance(source, FileSource):
+            hashes = source.hashes()
+            since = deliveries.unchanged(platform.store, universe, first, last, hashes, reading)
+            if since is not None and platform.store.exists("quarantine"):
+                return _unread(platform, universe, sessions, len(hashes), since)
         everything = platform.calendar(universe).between(spec.start, last)
-        delivery = open_source(universe, spec).deliver(everything, first, last)
+        delivery = source.deliver(everything, first, last)
         platform.report("raw_ohlcv", 1, 2)
-        _write(platform, schema.QUARANTINE, universe, sessions, lambda: iter(delivery.quarantine.to_batches()))
-        result = _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(delivery.bars.to_batches()))
+        hashes = {file.source: file.sha256 for file in delivery.versions}
+        mark = {deliveries.DELIVERY: deliveries.fingerprint(hashes, reading)} if hashes else {}
+        told = replace(platform, provenance={**platform.provenance, **mark})
+        for listed in (schema.QUARANTINE, schema.FINDINGS):
+            rows = delivery.quarantine if listed is schema.QUARANTINE else delivery.findings
+            _correct(told, listed, universe, sessions, [rows])
+        refused = delivery.quarantine.filter(pc.field("line") == 0)["instrument"]
+        undelivered: set[str] | None = set(refused.to_pylist())
+        if undelivered and isinstance(source, FileSource) and source.owners(()) is None:
+            undelivered = None
+        result, found = _correct(told, schema.RAW_OHLCV, universe, sessions, delivery.parts, undelivered)
+        if delivery.versions:
+            provenance = {**platform.provenance, "qdag_version": __version__}
+            files = [vars(file) for file in delivery.versions]
+            deliveries.record(platform.store, universe, first, last, files, reading, result.version, provenance)
+        if found.first and found.last:
+            record_raw(platform.store, universe, found.first, found.last, platform.provenance)
         platform.report("raw_ohlcv", 2, 2)
     counts = pc.value_counts(delivery.quarantine["reason"]).to_pylist()
     extra = {
         "files": delivery.files,
+        **_counts(found),
         "corrections": delivery.corrections,
         "quarantined": delivery.quarantine.num_rows,
         **{key: float(value) for key, value in delivery.checks.items()},
     }
+    if not found:
+        extra["note"] = "what was delivered is what is stored: nothing written"
     if counts:
         extra["quarantine_reasons"] = _rows(["reason", "rows"], ([c["values"], c["counts"]] for c in counts))
+    if delivery.findings.num_rows:
+        shown = delivery.findings.slice(0, PREVIEW_ROWS).select(["date", "instrument", "kind", "detail"])
+        extra["first_findings"] = _rows(shown.column_names, zip(*shown.to_pydict().values(), strict=True))
     return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=extra)
+
+
+def _reading(spec: UniverseSettings) -> str:
+    """Digest of what the bars of given files depend on besides."""
+    from importlib.metadata import version
+
+    from qdag.sources.base import READING
+
+    chosen = spec.model_dump_json(include={"source", "calendar", "start", "instruments"})
+    return sha256(f"{chosen} {READING} {__version__} {version('exchange-calendars')}".encode()).hexdigest()
+
+
+def _counts(found: Differences) -> dict[str, int]:
+    return {name: value for name, value in vars(found).items() if isinstance(value, int)}
+
+
+def _unread(platform: Platform, universe: str, sessions: np.ndarray, files: int, since: int) -> StageResult:
+    """The result of a delivery that need not be read, from what is stored."""
+    counter = _Counter(schema.RAW_OHLCV.values)
+    with _Meter() as meter:
+        for at in range(0, len(sessions), CHUNK_SESSIONS):
+            part = sessions[at : at + CHUNK_SESSIONS]
+            stored = platform.store.read("raw_ohlcv", universe, part[0].item(), part[-1].item())
+            for _ in counter.watch(iter(stored.to_batches())):
+                pass
+    extra = {
+        "files": files,
+        **_counts(Differences(sessions_unchanged=len(counter.dates))),
+        "quarantined": platform.store.count("quarantine", universe, sessions[0].item(), sessions[-1].item()),
+        "note": f"all files are as they were read for version {since}: not read again, nothing written",
+    }
+    platform.report("raw_ohlcv", 2, 2)
+    return _result("raw_ohlcv", universe, platform.store.version("raw_ohlcv"), counter, meter, extra)
+
+
+def _correct(
+    platform: Platform,
+    spec: schema.TableSpec,
+    universe: str,
+    sessions: np.ndarray,
+    parts: Sequence[pa.Table],
+    undelivered: Collection[str] | None = (),
+) -> tuple[StageResult, Differences]:
+    """Bring the stored rows of the window of ``sessions`` in line with ``parts``, which follow each other in time.
+
+    Stored rows of ``undelivered`` instruments (None: of all) stay where the parts have none: what was refused as a
+    whole says nothing about them.
+
+    One commit replaces the range from the first to the last session that differs; none is made where none does. The
+    result describes the whole window, and a table that is not there yet is made.
+    """
+    store, (start, end) = platform.store, (sessions[0].item(), sessions[-1].item())
+    exists = store.exists(spec.name)
+    if not exists or (any(p.num_rows for p in parts) and not store.count(spec.name, universe, start, end)):
+        result = _write(platform, spec, universe, sessions, lambda: (b for part in parts for b in part.to_batches()))
+        new = Differences(sessions_new=result.sessions, rows_new=result.rows, first=start, last=end)
+        return result, new if result.rows else Differences()
+    counter, found, begin = _Counter(spec.values), Differences(), start
+    spans: list[tuple[int | None, date, date]] = []
+
+    def wanted(part: int | None, old: pa.Table) -> pa.Table:
+        rows = spec.arrow().empty_table() if part is None else parts[part]
+        if undelivered is None or undelivered:
+            stays = ~np.isin(row_digests(old, spec.keys), row_digests(rows, spec.keys))
+            if undelivered is not None:
+                stays &= pc.is_in(old["instrument"], value_set=pa.array(sorted(undelivered), pa.string())).to_numpy()
+            if stays.any():
+                kept = old.filter(pa.array(stays)).select(rows.column_names)
+                rows = pa.concat_tables([rows, kept]).sort_by([("date", "ascending"), ("instrument", "ascending")])
+        return rows
+
+    with _Meter() as meter:
+        for part in (*range(len(parts)), None):
+            finish = end if part is None else pc.max(parts[part]["date"]).as_py()
+            if finish is None or finish < begin:
+                continue
+            old = store.read(spec.name, universe, begin, finish)
+            rows = wanted(part, old)
+            found += differences(old, rows, spec.keys)
+            for _ in counter.watch(iter(rows.to_batches())):
+                pass
+            spans.append((part, begin, finish))
+            begin = finish + timedelta(days=1)
+    if found:
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            inside = (pc.field("date") >= found.first) & (pc.field("date") <= found.last)
+            for part, first, last in spans:
+                if first <= (found.last or last) and last >= (found.first or first):
+                    rows = wanted(part, store.read(spec.name, universe, first, last))
+                    yield from rows.filter(inside).to_batches()
+
+        _write(platform, spec, universe, np.array([found.first, found.last], "M8[D]"), batches)
+    return _result(spec.name, universe, store.version(spec.name), counter, meter, {}), found
 
 
 def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> StageResult:
     """Write the stored sessions into the universe's Qlib provider directory.
 
     Sessions between the last published one and the window are written as well, with what raw_ohlcv holds for them:
-    a provider's calendar has no gaps.
+    a provider's calendar has no gaps. So are published ones after the window as far as its prices reach into them
+    (``change`` looks back to the last traded close).
     """
-    from qdag.store.qlib_bin import QlibBinWriter, read_calendar
+    from qdag.store.qlib_bin import QlibBinWriter, read_calendar, read_instruments
 
     spec = platform.settings.universe(universe)
     provider = platform.settings.provider(universe)
     sessions = window_sessions(platform, universe, start, end)
-    panel = Panel([], sessions, {})
-    extra: dict[str, Any] = {"provider": str(provider)}
+    extra: dict[str, Any] = {"provider": str(provider), **({} if len(sessions) else _empty(platform, universe))}
+    names: set[str] = set()
+    report = None
     with _Meter() as meter:
         if len(sessions):
-            platform.report("qlib_bin", 0, 2)
+            version = platform.store.version("raw_ohlcv")
             calendar = platform.calendar(universe).between(spec.start, platform.last_session(universe))
+            future = platform.calendar(universe).future(FUTURE_SESSIONS, after=calendar[-1].item())
+            listed = read_instruments(provider)
             published = len(read_calendar(provider, missing_ok=True))
             begin = min(published, int(np.searchsorted(calendar, sessions[0])))
-            written = calendar[begin : int(np.searchsorted(calendar, sessions[-1])) + 1]
-            panel = read_panel(platform.store, universe, written)
-            platform.report("qlib_bin", 1, 2)
-            future = platform.calendar(universe).future(FUTURE_SESSIONS, after=calendar[-1].item())
-            report = QlibBinWriter(provider).write(panel, calendar, future)
-            platform.report("qlib_bin", 2, 2)
-            extra |= {"bridged_sessions": len(written) - len(sessions), **vars(report)}
-            extra["raw_ohlcv_version"] = platform.store.version("raw_ohlcv")
-    exists = panel.exists()
-    missing = [np.isnan(panel[name])[exists].mean() for name in panel.fields] if exists.any() else []
+            reach = change_reach(platform.store, universe, listed, calendar[begin], sessions[-1], version)
+            written = calendar[begin : int(np.searchsorted(calendar, reach, "right"))]
+            before = {name for name, (first, _) in listed.items() if first < written[0]}
+            read = inputs_of(platform, universe, "qlib_bin", written)
+            members: list[Membership] = []
+
+            def panels() -> Iterator[Panel]:
+                done = 0
+                platform.report("qlib_bin", done, len(written))
+                for panel in read_panels(platform.store, universe, written, version=version, traded_before=before):
+                    names.update(panel.instruments)
+                    yield panel
+                    done += panel.shape[1]
+                    platform.report("qlib_bin", done, len(written))
+
+            def pools(days: Mapping[str, tuple[date, date]], total: np.ndarray) -> "list[Pool]":
+                members.extend(memberships(platform, universe, days, total, version))
+                extra.update(_pool_metadata(members, total))
+                return [member.pool for member in members]
+
+            # while all of it is built anew there is no calendar for a moment
+            _forget(platform, universe, "qlib_bin", written, read, always=len(written) == len(calendar))
+            report = QlibBinWriter(provider).write(panels(), calendar, future, pools)
+            _record(platform, universe, "qlib_bin", written, read, None)
+            following = int(np.count_nonzero(written > sessions[-1]))
+            extra |= {"bridged_sessions": len(written) - len(sessions) - following, "following_sessions": following}
+            extra |= {name: value for name, value in vars(report).items() if name not in ("pools", "rows", "missing")}
+            extra["raw_ohlcv_version"] = version
+    cells = report.rows * len(ENGINE_FIELDS) if report else 0
     return StageResult(
         table="qlib_bin",
         universe=universe,
         version=None,
-        rows=int(exists.sum()),
-        instruments=len(panel.instruments),
+        rows=report.rows if report else 0,
+        instruments=len(names),
         sessions=len(sessions),
-        nan_share=float(np.mean(missing)) if missing else 0.0,
+        nan_share=report.missing / cells if report and cells else 0.0,
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         extra=extra,
     )
+
+
+def verify_bins(
+    platform: Platform, universe: str, start: date | None = None, end: date | None = None
+) -> "Verification":
+    """Compare the Qlib directory with raw_ohlcv and the settings' pools, file by file; by default all of it.
+
+    Raises
+    ------
+    MissingDataError
+        One of the two does not exist.
+    """
+    from qdag.store.pools import published_days
+    from qdag.store.qlib_bin import read_calendar, verify_provider
+
+    provider = platform.settings.provider(universe)
+    calendar = platform.calendar(universe)
+    published = read_calendar(provider)
+    stored = platform.store.sessions("raw_ohlcv", universe)
+    members = memberships(platform, universe, published_days(provider), published)
+    first = published[0].item() if start is None else start
+    last = published[-1].item() if end is None else end
+    known = calendar.between(platform.settings.universe(universe).start, platform.last_session(universe))
+    future = calendar.future(FUTURE_SESSIONS, after=known[-1].item())
+    panels = read_panels(platform.store, universe, calendar.between(first, last))
+    found = verify_provider(provider, panels, known, future, [member.pool for member in members])
+    behind = stored[stored > published[-1]]
+    if end is None and len(behind):
+        text = f"ends at {published[-1]}, raw_ohlcv at {behind[-1]}; materialize qlib_bin"
+        found = replace(found, problems=(*found.problems, ("calendars/day.txt", text)))
+    return found
+
+
+def memberships(
+    platform: Platform,
+    universe: str,
+    days: Mapping[str, tuple[date, date]],
+    sessions: np.ndarray,
+    version: int | None = None,
+) -> "tuple[Membership, ...]":
+    """The configured pools of a universe whose instruments have the given first and last days.
+
+    ``sessions`` are all of the universe's, from its first to the last one published; ``version`` of raw_ohlcv tells
+    traded value.
+    """
+    from qdag.sources.membership import pools_of
+
+    def traded() -> tuple[list[str], np.ndarray]:
+        names = sorted(days)
+        value = np.full((len(names), len(sessions)), np.nan)
+        at = 0
+        for chunk in np.array_split(sessions, max(1, -(-len(sessions) // CHUNK_SESSIONS))):
+            columns = ["close", "volume", "amount"]
+            first, last, keys = chunk[0].item(), chunk[-1].item(), ["date", "instrument"]
+            rows = platform.store.read("raw_ohlcv", universe, first, last, columns=[*keys, *columns], version=version)
+            bars = table_matrix(rows, columns, names, chunk)
+            amount = bars["amount"]
+            value[:, at : at + len(chunk)] = np.where(np.isnan(amount), bars["close"] * bars["volume"], amount)
+            at += len(chunk)
+        return names, value
+
+    return pools_of(platform.settings.universe(universe), days, sessions, traded)
+
+
+def _some(symbols: Sequence[str]) -> str:
+    more = len(symbols) - SHOWN_SYMBOLS
+    return ", ".join(symbols[:SHOWN_SYMBOLS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _pool_metadata(members: "Sequence[Membership]", sessions: np.ndarray) -> dict[str, Any]:
+    """For people: members of every pool on its first and last session, the fewest and the most, and the unmatched."""
+    if not members:
+        return {}
+    rows = []
+    unmatched = {}
+    for m in members:
+        counts = m.pool.counts(sessions)
+        counts = counts[np.flatnonzero(counts)[0] :] if counts.any() else counts[-1:]
+        lost = m.lost
+        seen = (counts[0], counts[-1], counts.min(), counts.max())
+        rows.append([m.pool.name, m.kind, m.size or "", *seen, len(lost), m.overlapping, len(m.empty)])
+        if lost:
+            unmatched[f"pool_{m.pool.name}_unmatched"] = f"{_some(lost)}; `qdag pools` lists all"
+    heading = ["pool", "kind", "size", "first", "last", "min", "max", "unmatched", "overlapping", "empty"]
+    return {"pools": _rows(heading, rows), **unmatched}
 
 
 def _panel(
@@ -403,8 +776,27 @@ def _panel(
     begin = int(np.searchsorted(stored, sessions[0]))
     finish = int(np.searchsorted(stored, sessions[-1]))
     left, right = max(0, begin - before), min(len(stored) - 1, finish + after)
-    panel = read_provider_panel(provider, tuple(fields), start=stored[left], end=stored[right])
+    # a panel needs a series to know which rows exist
+    read = tuple(f for f in fields if f != INDUSTRY) or ("close",)
+    panel = read_provider_panel(provider, read, start=stored[left], end=stored[right])
+    if INDUSTRY in fields:
+        panel = replace(panel, fields={**panel.fields, INDUSTRY: _industry_codes(platform, universe, panel)})
     return panel, begin - left
+
+
+def industries_of(platform: Platform, universe: str, instruments: Sequence[str]) -> "Industries":
+    """Industries of a universe's instruments; all unknown where the universe has no list of them."""
+    from qdag.sources.membership import Industries, read_industries
+
+    spec = platform.settings.universe(universe)
+    if spec.industries is None:
+        return Industries((), {}, tuple(sorted(instruments)), 0)
+    return read_industries(spec.industries, spec.region, instruments)
+
+
+def _industry_codes(platform: Platform, universe: str, panel: Panel) -> np.ndarray:
+    codes = industries_of(platform, universe, panel.instruments).series(panel.instruments)
+    return np.where(panel.exists(), codes[:, None], np.float32(np.nan))
 
 
 # -- features and labels ----------------------------------------------------------------------------------------------
@@ -419,7 +811,16 @@ def expression_features(table: str, platform: Platform, universe: str, start: da
     """Compute a table of Qlib expressions on the engine, reading exactly the past they need."""
     expressions = {f.name: f.expression for f in features_of(platform.settings, table) if f.expression}
     spec = _spec(platform.settings, table)
-    return _expressions(platform, spec, universe, window_sessions(platform, universe, start, end), expressions)
+    sessions = window_sessions(platform, universe, start, end)
+    result = _expressions(platform, spec, universe, sessions, expressions)
+    if len(sessions) and INDUSTRY in plan(expressions).fields:
+        from qdag.store.pools import published_days
+
+        names = published_days(platform.settings.provider(universe))
+        without = industries_of(platform, universe, tuple(names)).unknown
+        note = f"{len(without)} of {len(names)}" + (f": {_some(without)}" if without else "")
+        result = replace(result, extra={**result.extra, "instruments_without_industry": note})
+    return result
 
 
 def technical_indicators(platform: Platform, universe: str, start: date, end: date) -> StageResult:
@@ -534,7 +935,10 @@ class _StoredMatrices(Mapping[str, np.ndarray]):
 
 
 def factor_metrics(platform: Platform, universe: str, start: date, end: date) -> StageResult:
-    """IC, RankIC, coverage, ICIR and quintile spread of every stored feature, on the dates they became known."""
+    """IC, RankIC, coverage, ICIR and quintile spread of every stored feature, on the dates they became known.
+
+    Once for all instruments and once for each configured pool, whose members are those of the signal session.
+    """
     from qdag.factors.metrics import history_sessions, iter_factor_metrics, signal_sessions
 
     settings, spec = platform.settings, schema.FACTOR_METRICS
@@ -549,6 +953,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
     signals = signal_sessions(calendar, settings.horizons, dates)
     if not len(signals):
         return _write(platform, spec, universe, sessions, lambda: iter(()), inputs=(*tables, "labels"))
+    pools = _written_pools(platform, universe)
 
     def batches() -> Iterator[pa.RecordBatch]:
         panel, _ = _panel(platform, universe, signals, fields=("close",))
@@ -562,29 +967,52 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
         if len(before) and platform.store.exists(spec.name):
             history = platform.store.read(spec.name, universe, before[0].item(), before[-1].item())
         features = _StoredMatrices(platform, universe, tables, panel)
+        exists = panel.exists()
         done = 0
         platform.report(spec.name, 0, len(features))
         for batch in iter_factor_metrics(
             features,
             {h: known[f"label_{h}"] for h in settings.horizons},
             panel.sessions,
-            panel.exists(),
+            exists,
             pool_name=POOL,
             universe=universe,
             dates=dates,
             calendar=calendar,
             history=history,
             threads=settings.engine.threads,
+            others={pool.name: pool.mask(panel.instruments, panel.sessions) & exists for pool in pools},
         ):
             yield batch
-            done = min(len(features), done + len(pc.unique(batch["factor"])))
-            platform.report(spec.name, done, len(features))
+            if batch["pool"][0].as_py() == POOL:
+                done = min(len(features), done + len(pc.unique(batch["factor"])))
+                platform.report(spec.name, done, len(features))
         platform.report(spec.name, len(features), len(features))
 
     result = _write(platform, spec, universe, sessions, batches, inputs=(*tables, "labels"))
     horizon = settings.training_for(universe).horizon
     best = best_factors(platform, universe, horizon, dates[0], dates[1])
     return replace(result, extra={**result.extra, f"top_factors_horizon_{horizon}": _frame_rows(best)})
+
+
+def _written_pools(platform: Platform, universe: str) -> "list[Pool]":
+    """The configured pools as qlib_bin has written them."""
+    from qdag.store.pools import published_days, read_pool
+    from qdag.store.qlib_bin import read_calendar
+
+    provider = platform.settings.provider(universe)
+    names = list(platform.settings.universe(universe).pools)
+    pools = {name: pool for name in names if (pool := read_pool(provider, name))}
+    if len(pools) < len(names):
+        # Qlib reads no empty file, so a pool without members has none: only what has members was never written
+        due = memberships(platform, universe, published_days(provider), read_calendar(provider))
+        absent = {m.pool.name: m.pool for m in due if m.pool.name not in pools}
+        if unwritten := [name for name, pool in absent.items() if pool.spans]:
+            raise MissingDataError(
+                f"pools {unwritten} are not in {str(provider)!r}; materialize qlib_bin to write them"
+            )
+        pools |= absent
+    return [pools[name] for name in names]
 
 
 def best_factors(
@@ -607,15 +1035,18 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     settings = platform.settings.for_universe(universe)
     sessions = window_sessions(platform, universe, start, end)
     days = np.intersect1d(platform.calendar(universe).month_ends(), sessions).tolist()
-    extra: dict[str, Any] = {}
+    extra = {} if len(sessions) else _empty(platform, universe)
     if len(sessions) and not days:
         extra["note"] = "no month of the window has had its last session yet: nothing to train"
     rows = instruments = 0
     with _Meter() as meter:
         for done, day in enumerate(days):
             platform.report("trained_model", done, len(days))
+            trained_on = np.array([day], "M8[D]")
+            read = inputs_of(platform, universe, "trained_model", trained_on)
             model = train(settings, platform.store, universe, day)
             tracked = track(settings, model, platform.provenance.get("dagster_run_id"))
+            _record(platform, universe, "trained_model", trained_on, read, None)
             rows += sum(segment.used for segment in model.rows.values())
             instruments = model.instruments
             extra = {
@@ -658,7 +1089,7 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
     from qdag.models.predict import predict
 
     sessions = window_sessions(platform, universe, start, end)
-    extra: dict[str, Any] = {}
+    extra = {} if len(sessions) else _empty(platform, universe)
 
     def batches() -> Iterator[pa.RecordBatch]:
         platform.report("predictions", 0, len(sessions))
@@ -701,21 +1132,77 @@ def look(
     instruments: list[str] | None,
     columns: list[str] | None,
     rows: int,
+    version: int | None = None,
 ) -> "pd.DataFrame":
-    """The newest rows of a table between two days, as a frame."""
+    """The newest rows of a table between two days, as a frame; of an older version where one is given."""
     store = platform.store
     if not store.exists(table):
         raise unknown("table", table, store.names())
     if start is None:
-        sessions = store.sessions(table, universe)
+        sessions = store.sessions(table, universe, version)
         sessions = sessions[sessions <= np.datetime64(end)] if end else sessions
         if not len(sessions):
             raise MissingDataError(f"table {table!r} holds nothing for universe {universe!r}; materialize it first")
         start = sessions[-min(rows, len(sessions))].item()
-    keys = [c for c in ("date", "instrument", "pool", "horizon", "factor") if c in store.columns(table)]
+    keys = [c for c in ("date", "instrument", "pool", "horizon", "factor") if c in store.columns(table, version)]
     wanted = list(dict.fromkeys([*keys, *columns])) if columns else None
-    found = store.read(table, universe, start, end, instruments, wanted)
+    found = store.read(table, universe, start, end, instruments, wanted, version)
     return found.slice(max(0, found.num_rows - rows)).to_pandas()
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """The pools of a universe, for people: a line per pool, members by day, and named lists of symbols."""
+
+    summary: "pd.DataFrame"
+    counts: "pd.DataFrame"
+    lists: dict[str, tuple[str, ...]]
+
+
+def pool_report(platform: Platform, universe: str, day: date | None = None) -> PoolReport:
+    """Pools as the settings have them now on what qlib_bin holds: members on each year's last session, or on ``day``.
+
+    Raises
+    ------
+    MissingDataError
+        qlib_bin holds nothing yet.
+    SessionError
+        ``day`` is no session that it holds.
+    """
+    import pandas as pd
+
+    from qdag.store.pools import published_days, read_pool
+    from qdag.store.qlib_bin import read_calendar
+    from qdag.universes import all_pool
+
+    provider = platform.settings.provider(universe)
+    sessions = read_calendar(provider)
+    held = published_days(provider)
+    members = memberships(platform, universe, held, sessions)
+    if day is not None and np.datetime64(day, "D") not in sessions:
+        raise SessionError(f"{day} is no session of {str(provider)!r} ({sessions[0]} .. {sessions[-1]}); choose one")
+    years = sessions.astype("M8[Y]")
+    days = sessions[np.append(years[1:] != years[:-1], True)] if day is None else np.array([day], "M8[D]")
+    every = all_pool({n: d[0] for n, d in held.items()}, {n: d[1] for n, d in held.items()})
+    rows, lists = [], {}
+    for m in members:
+        stored = read_pool(provider, m.pool.name)
+        written = "yes" if (stored.spans if stored else ()) == m.pool.spans else "outdated" if stored else "no"
+        counts = m.pool.counts(sessions)
+        distinct = len({span.instrument for span in m.pool.spans})
+        rows.append((m.pool.name, m.kind, m.size or "", distinct, counts.min(), counts.max(), len(m.lost),
+                     m.overlapping, len(m.empty), written))  # fmt: skip
+        if day is None:
+            lists[f"unmatched members of {m.pool.name}"] = m.lost
+        else:
+            lists[f"{m.pool.name} on {day}"] = m.pool.members(day)
+    heading = ["pool", "kind", "size", "instruments", "min", "max", "unmatched", "overlapping", "empty", "written"]
+    pools = [every, *(m.pool for m in members)]
+    return PoolReport(
+        pd.DataFrame(rows, columns=heading),
+        pd.DataFrame({"session": days.astype(str), **{pool.name: pool.counts(days) for pool in pools}}),
+        lists,
+    )
 
 
 def summary(result: StageResult) -> str:

@@ -16,23 +16,36 @@ ROOMS = {
     "settings": {"errors"},
     "sessions": {"errors", "settings"},
     "universes": {"errors", "settings", "sessions"},
+    "provider": {"errors"},
     "engine": {"errors"},
-    "quality": {"errors", "schema", "settings", "sessions", "engine", "features", "store"},
-    "sources": {"errors", "schema", "settings", "sessions", "universes", "engine"},
+    "quality": {"errors", "schema", "settings", "sessions", "engine", "features", "store", "quality_reference"},
+    "quality_reference": {"errors"},
+    "quality_report": {"errors", "schema", "settings", "sessions", "store", "quality"},
+    "sources": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
     "features": {"errors", "schema", "settings", "engine"},
-    "store": {"errors", "schema", "settings", "sessions", "universes", "engine"},
+    "store": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
     "factors": {"errors", "schema", "settings", "engine"},
     "models": {"errors", "schema", "settings", "sessions", "universes", "engine", "features", "store", "factors"},
 }
+ROOMS["lineage"] = {"errors", "schema", "store"}
 DOMAIN = set(ROOMS) | {"__init__"}
 ROOMS["stages"] = DOMAIN
+ROOMS["refresh"] = DOMAIN | {"stages"}
 ROOMS["home"] = {"errors", "settings"}
 ROOMS["serve"] = {"errors", "settings", "home"}
 ROOMS["doctor"] = DOMAIN | {"home"}
-ROOMS["defs"] = DOMAIN | {"stages", "home"}
+ROOMS["maintenance"] = DOMAIN | {"stages"}
+ROOMS["alerts"] = DOMAIN | {"stages"}
+ROOMS["landing"] = ROOMS["refresh"] | {"refresh"}
+ROOMS["defs"] = DOMAIN | {"stages", "home", "alerts", "refresh", "landing", "maintenance"}
 ROOMS["definitions"] = ROOMS["defs"] | {"defs"}
-ROOMS["features_cli"] = DOMAIN | {"stages"}
-ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor", "features_cli"}
+ROOMS["terminal"] = DOMAIN | {"stages", "home", "defs"}
+ROOMS["features_cli"] = ROOMS["terminal"] | {"terminal"}
+ROOMS["data_cli"] = ROOMS["features_cli"] | {"maintenance"}
+ROOMS["alerts_cli"] = ROOMS["features_cli"] | {"alerts"}
+ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh"}
+ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor", "terminal"}
+ROOMS["cli"] |= {"features_cli", "data_cli", "alerts_cli", "automation_cli"}
 ROOMS["__main__"] = {"cli"}
 
 ONLY_IN = {
@@ -40,10 +53,31 @@ ONLY_IN = {
     "mlflow": ("models/tracking.py",),
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
+    "apprise": ("alerts.py",),
+    "tenacity": ("sources/fetch.py",),
+    "yfinance": ("sources/yahoo_source.py",),
+    "akshare": ("sources/akshare_source.py",),
+    "baostock": ("sources/baostock_source.py",),
 }
 # Subclasses of Qlib's classes must be picklable, so they stand at module level; only functions import these modules.
 SUBCLASSING = ("models/datasets.py", "models/zoo.py")
-LAZY = ("dagster", "mlflow", "great_expectations", "qlib", "lightgbm", "exchange_calendars", "deltalake", "talib")
+LAZY = (
+    "dagster",
+    "index_constitution",
+    "mlflow",
+    "great_expectations",
+    "qlib",
+    "lightgbm",
+    "exchange_calendars",
+    "deltalake",
+    "talib",
+    "apprise",
+    "requests",
+    "tenacity",
+    "yfinance",
+    "akshare",
+    "baostock",
+)
 
 
 def _modules() -> list[Path]:

@@ -1,18 +1,20 @@
 """The assets: each takes the platform, runs one stage over the run's window, and shows what came out."""
 
-import hashlib
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 import dagster as dg
 
 from qdag import schema, stages
-from qdag.defs.checks import check_specs, run_checks
+from qdag.defs.checks import check_specs, page_of, run_checks
 from qdag.defs.partitions import Window, month_partitions, run_window, session_partitions
 from qdag.settings import Settings
 
 OWNERS = ["team:quant-platform"]
+PROGRESS_SECONDS = 10.0
 Stage = Callable[[stages.Platform, str, Any, Any], stages.StageResult]
 
 
@@ -69,17 +71,35 @@ def _asset(
         owners=OWNERS,
         kinds=kinds,
         description=stages.describe(settings, name),
-        code_version=_code_version(settings, name),
+        code_version=stages.definition_version(settings, name),
         metadata={"dagster/column_schema": _column_schema(specs)} if specs else {},
     )
     def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:
         window = run_window(context.run.tags)
-        result = stage(platform.for_run(context.run_id), window.universe, window.start, window.end)
+        told = replace(platform.for_run(context.run_id), report=_logged(context, platform.report))
+        result = stage(told, window.universe, window.start, window.end)
         context.log.info(stages.summary(result))
         checks = run_checks(name, platform, window, context)
-        return dg.MaterializeResult(metadata=_metadata(result, window), check_results=checks)
+        return dg.MaterializeResult(metadata=_metadata(result, window) | page_of(checks), check_results=checks)
 
     return run
+
+
+def _logged(context: dg.AssetExecutionContext, report: stages.Report) -> stages.Report:
+    """Report progress to the run's log too, now and then: done, in all, time left, memory."""
+    began = shown = time.monotonic()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        nonlocal shown
+        report(stage, done, total)
+        now = time.monotonic()
+        if 0 < done < total and now - shown >= PROGRESS_SECONDS:
+            shown = now
+            left = (now - began) / done * (total - done)
+            used = stages.memory_mib()
+            context.log.info(f"{stage}: {done:,} of {total:,}, about {left:.0f} s left, {used:,.0f} MiB in memory")
+
+    return tell
 
 
 def _dep(name: str, dep: str) -> dg.AssetDep:
@@ -88,11 +108,6 @@ def _dep(name: str, dep: str) -> dg.AssetDep:
     if (name == "trained_model") == (dep == "trained_model"):
         return dg.AssetDep(dep)
     return dg.AssetDep(dep, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
-
-
-def _code_version(settings: Settings, name: str) -> str:
-    """Changes when what the table computes changes: its columns and expressions."""
-    return hashlib.sha256(stages.definition_text(settings, name).encode()).hexdigest()[:12]
 
 
 def _column_schema(spec: schema.TableSpec) -> dg.TableSchema:

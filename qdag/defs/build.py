@@ -3,8 +3,11 @@
 import warnings
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
+from qdag.defs.alerts import build_alert_sensors
 from qdag.defs.assets import build_assets
+from qdag.defs.automation import build_schedules, build_sensors, maintenance_job
 from qdag.settings import Settings, load_settings
 from qdag.stages import Platform
 
@@ -14,7 +17,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 SESSION_JOB = "sessions"
 TRAINING_JOB = "training"
-PREDICTION_JOB = "prediction"
+REFRESH_JOB = "refresh"
 
 
 def build_defs(settings: Settings | None = None, platform: Platform | None = None) -> dg.Definitions:
@@ -23,16 +26,31 @@ def build_defs(settings: Settings | None = None, platform: Platform | None = Non
     platform = platform or Platform.open(settings)
     assets = build_assets(settings)
     models = {"trained_model", "predictions"}
-    chain = [a for a in assets if a.key.to_user_string() not in models]
+    names = [asset.key.to_user_string() for asset in assets]
+    limit = {MAX_RUNTIME_SECONDS_TAG: str(settings.automation.max_runtime_seconds)}
+    chain = dg.define_asset_job(
+        SESSION_JOB,
+        [name for name in names if name not in models],
+        description="Market data to factor metrics for a range of sessions.",
+        tags=limit,
+    )
+    training = dg.define_asset_job(
+        TRAINING_JOB, ["trained_model"], description="Train and track the model of a month.", tags=limit
+    )
+    per_session = [name for name in names if name != "trained_model"]
+    refresh = dg.define_asset_job(
+        REFRESH_JOB, per_session, description="Some assets for a range of sessions, scores included.", tags=limit
+    )
+    maintenance = maintenance_job(platform)
+    running = settings.automation.enabled
     return dg.Definitions(
         assets=assets,
-        jobs=[
-            dg.define_asset_job(
-                SESSION_JOB, chain, description="Market data to factor metrics for a range of sessions."
-            ),
-            dg.define_asset_job(TRAINING_JOB, ["trained_model"], description="Train and track the model of a month."),
-            dg.define_asset_job(PREDICTION_JOB, ["predictions"], description="Score sessions with the serving model."),
-        ],
+        jobs=[chain, training, refresh, maintenance],
         resources={"platform": dg.ResourceDefinition.hardcoded_resource(platform)},
+        sensors=[
+            *build_sensors(platform, refresh, running),
+            *build_alert_sensors(platform, assets, running=running),
+        ],
+        schedules=build_schedules(platform, refresh, training, per_session, maintenance, running),
         executor=dg.in_process_executor,
     )

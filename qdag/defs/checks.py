@@ -8,7 +8,9 @@ imported when the first frame is judged.
 import os
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,6 +20,7 @@ import pandas as pd
 from qdag import stages
 from qdag.defs.partitions import Window
 from qdag.errors import QdagError
+from qdag.lineage import block
 from qdag.quality import (
     CHECKS,
     LARGEST,
@@ -26,11 +29,18 @@ from qdag.quality import (
     Scope,
     describe,
     frames,
+    kept_profile,
     offenders,
+    outcome,
+    profile_table,
+    quality_table,
     rules_for,
 )
+from qdag.quality_report import write_pages
 
 SHOWN_SESSIONS = 50
+PAGE = "quality_report"
+BLOCKING = "structure"
 
 
 # -- Great Expectations -----------------------------------------------------------------------------------------------
@@ -46,6 +56,13 @@ def _context() -> Any:
     context.enable_analytics(False)
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     return context
+
+
+@cache
+def _definition() -> Any:
+    """Where frames are handed in; making one takes as long as judging a small frame, so there is one."""
+    source = _context().data_sources.add_pandas("frames")
+    return source.add_dataframe_asset("frame").add_batch_definition_whole_dataframe("frame")
 
 
 def _expectations(rule: Rule) -> list[Any]:
@@ -116,30 +133,19 @@ def evaluate(rules: Sequence[Rule], frame: pd.DataFrame) -> list[RuleResult]:
         frame = frame.astype(dict.fromkeys(narrow, np.float64))
         counts = _validate(expectations, frame, judged)
         for at, rule in judged.items():
-            bad, dates = offenders(rule, frame) if counts[at] else ((), frozenset())
+            bad, dates = offenders(rule, frame) if counts[at] else ((), {})
             results[rule] = RuleResult(rule, len(frame), counts[at], describe(rule, frame, counts[at]), bad, dates)
     return [results[rule] for rule in rules]
 
 
 def _validate(expectations: list[Any], frame: pd.DataFrame, judged: dict[int, Rule]) -> dict[int, int]:
     """Violations per rule position."""
-    context = _context()
     import great_expectations as gx
 
-    name = "frame"
-    source = context.data_sources.add_pandas(name)
-    try:
-        batch = (
-            source.add_dataframe_asset(name)
-            .add_batch_definition_whole_dataframe(name)
-            .get_batch(batch_parameters={"dataframe": frame})
-        )
-        suite = gx.ExpectationSuite(name=name, expectations=expectations)
-        # counts only: asking for the index of every unexpected row takes seconds on a frame that fails widely
-        outcome = batch.validate(suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
-    finally:
-        # the data source keeps the frames it has seen
-        context.data_sources.delete(name)
+    batch = _definition().get_batch(batch_parameters={"dataframe": frame})
+    suite = gx.ExpectationSuite(name="rules", expectations=expectations)
+    # counts only: asking for the index of every unexpected row takes seconds on a frame that fails widely
+    outcome = batch.validate(suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
     counts = dict.fromkeys(judged, 0)
     for result in outcome.results:
         at = result.expectation_config.meta["rule"]
@@ -155,18 +161,29 @@ def _validate(expectations: list[Any], frame: pd.DataFrame, judged: dict[int, Ru
     return counts
 
 
-def judge(table: str, scope: Scope, columns: Sequence[str] = ()) -> list[RuleResult]:
+@dataclass(frozen=True)
+class Judged:
+    """How every rule of a table came out over a window, and what the table's columns looked like in it."""
+
+    results: list[RuleResult]
+    profile: pd.DataFrame
+
+
+def judge(table: str, scope: Scope, columns: Sequence[str] = ()) -> Judged:
     """Judge every rule of a table over a window; ``columns`` are the declared ones.
 
     The results come in the order of :func:`qdag.quality.rules_for`. Rules of a frame that does not exist (a window
     without sessions) pass with nothing to judge.
     """
-    rules = rules_for(table, columns)
+    rules = rules_for(table, columns, scope.limits)
     results = {rule: RuleResult(rule, 0, 0, "nothing to judge") for rule in rules}
+    profile = pd.DataFrame()
     for name, frame in frames(table, scope, columns):
+        if name == "profile":
+            profile = frame
         for result in evaluate([r for r in rules if r.frame == name], frame):
             results[result.rule] = results[result.rule] + result
-    return list(results.values())
+    return Judged(list(results.values()), profile)
 
 
 # -- Dagster ----------------------------------------------------------------------------------------------------------
@@ -182,7 +199,7 @@ def checks_of(table: str) -> list[str]:
 def check_specs(table: str) -> list[dg.AssetCheckSpec]:
     """Declare the checks of an asset: ``structure`` blocks, the others warn."""
     return [
-        dg.AssetCheckSpec(check, asset=table, description=CHECKS[check], blocking=check == "structure")
+        dg.AssetCheckSpec(check, asset=table, description=CHECKS[check], blocking=check == BLOCKING)
         for check in checks_of(table)
     ]
 
@@ -198,24 +215,60 @@ def run_checks(
     spec = stages.table_spec(platform.settings, table)
     columns = [column.name for column in spec.columns] if spec else []
     scope = Scope(platform.store, platform.settings, window.universe, window.start, window.end)
-    results = judge(table, scope, columns)
-    for result in results:
+    judged = judge(table, scope, columns)
+    for result in judged.results:
         if not result.passed:
             context.log.warning(
                 f"{table}: {result.rule.name}: {result.observed}, required {result.rule.limit}. {result.rule.meaning}"
             )
+    page = keep(table, platform, scope, judged)
+    _hold_back(table, platform, scope, judged)
     seconds = time.perf_counter() - began
-    return [_check_result(table, check, [r for r in results if r.rule.check == check], seconds) for check in checks]
+    by_check = {check: [r for r in judged.results if r.rule.check == check] for check in checks}
+    return [_check_result(table, check, results, seconds, page) for check, results in by_check.items()]
 
 
-def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds: float) -> dg.AssetCheckResult:
+def _hold_back(table: str, platform: stages.Platform, scope: Scope, judged: Judged) -> None:
+    """Record the sessions that broke a rule that blocks: until they are judged again, what reads them waits."""
+    broken = [r for r in judged.results if r.rule.check == BLOCKING and not r.passed]
+    days = None if any(not r.dates for r in broken) else {day for r in broken for day in r.dates}
+    checks = BLOCKING if broken else ""
+    block(platform.store, scope.universe, table, scope.start, scope.end, checks, platform.provenance, days)
+
+
+def page_of(results: Sequence[dg.AssetCheckResult]) -> dict[str, Any]:
+    """The link to the quality page, for the metadata of the asset too."""
+    return next(({PAGE: r.metadata[PAGE]} for r in results if PAGE in r.metadata), {})
+
+
+def keep(table: str, platform: stages.Platform, scope: Scope, judged: Judged) -> Path | None:
+    """Store how the rules came out and what the columns looked like, and write the quality pages.
+
+    Returns the page of the window's last session; None for a window without sessions.
+    """
+    sessions = scope.sessions()
+    if not len(sessions):
+        return None
+    store, universe = platform.store, scope.universe
+    days = sessions[0].item(), sessions[-1].item()
+    kept = outcome(judged.results, universe, sessions)
+    store.replace(quality_table(table), universe, *days, kept, platform.provenance)
+    if len(judged.profile):
+        seen = kept_profile(table, universe, judged.profile)
+        store.replace(profile_table(table), universe, *days, seen, platform.provenance)
+    return write_pages(platform.settings, store, universe, sessions)
+
+
+def _check_result(
+    table: str, check: str, results: Sequence[RuleResult], seconds: float, page: Path | None
+) -> dg.AssetCheckResult:
     failed = [r for r in results if not r.passed]
     metadata: dict[str, Any] = {
         "failed_rules": len(failed),
         "rules": _table(
             {
                 "rule": r.rule.name,
-                "passed": "yes" if r.passed else "NO",
+                "passed": "noted" if r.rule.notice else "yes" if r.passed else "NO",
                 "required": r.rule.limit,
                 "observed": r.observed,
                 "rows judged": r.judged,
@@ -226,18 +279,27 @@ def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds
         ),
         "seconds_of_all_checks": round(seconds, 3),
     }
-    if examples := [{"rule": r.rule.name, "example": _text(line)} for r in failed for line in r.offenders]:
-        metadata["examples"] = _table(examples)
+    if worst := [{"rule": r.rule.name, **asdict(o)} for r in results if r.violations for o in r.offenders]:
+        metadata["offenders"] = _table(worst)
     if dates := sorted(frozenset[Any]().union(*(r.dates for r in failed))):
-        shown = ", ".join(str(d) for d in dates[:SHOWN_SESSIONS])
         metadata["failing_sessions"] = len(dates)
-        metadata["sessions"] = shown + (", ..." if len(dates) > SHOWN_SESSIONS else "")
+        shown = dates[-SHOWN_SESSIONS:]
+        metadata["sessions"] = _table(
+            {
+                "session": str(day),
+                "violations": sum(r.by_date[day][0] for r in failed if day in r.by_date),
+                "rules": ", ".join(r.rule.name for r in failed if day in r.by_date),
+            }
+            for day in shown
+        )
+    if page is not None:
+        metadata[PAGE] = dg.MetadataValue.path(str(page))
     summary = "; ".join(f"{r.rule.name}: {r.observed} (required {r.rule.limit})" for r in failed)
     return dg.AssetCheckResult(
         asset_key=table,
         check_name=check,
         passed=not failed,
-        severity=dg.AssetCheckSeverity.ERROR if check == "structure" else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if check == BLOCKING else dg.AssetCheckSeverity.WARN,
         description=summary or f"{len(results)} rules hold",
         metadata=metadata,
     )
@@ -245,7 +307,3 @@ def _check_result(table: str, check: str, results: Sequence[RuleResult], seconds
 
 def _table(records: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records])
-
-
-def _text(line: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v.date() if isinstance(v, pd.Timestamp) else v}" for k, v in line.items())

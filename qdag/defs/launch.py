@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from qdag.defs.build import PREDICTION_JOB, SESSION_JOB, TRAINING_JOB, build_defs
+from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
 from qdag.defs.partitions import range_tags
 from qdag.errors import SessionError, unknown
 from qdag.settings import Settings
@@ -90,7 +90,7 @@ def launch(
     if trained and "trained_model" in wanted:
         scored = sessions[sessions > np.datetime64(trained[0])]
     if len(scored):
-        run(PREDICTION_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
+        run(REFRESH_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
     return outcome
 
 

@@ -195,8 +195,12 @@ def iter_factor_metrics(
     window: int = ICIR_WINDOW,
     minimum: int = ICIR_MINIMUM,
     threads: int | None = None,
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Like `factor_metrics`, a batch of some factors at a time, for writing while computing.
+    """Like `factor_metrics`, a batch of some factors of one pool at a time, for writing while computing.
+
+    ``others`` are further pools by name, bool (I, S) like ``pool``: every feature is fetched once for all of them, and
+    the batches of the same factors follow each other pool by pool.
 
     Everything but the features' shapes is checked before this returns, so a wrong call fails before a write begins.
     """
@@ -204,10 +208,14 @@ def iter_factor_metrics(
     calendar = sessions if calendar is None else _checked_calendar(calendar, "calendar")
     horizons = _checked_horizons(labels)
     pool = np.asarray(pool)
-    if pool.dtype != bool or pool.ndim != 2 or pool.shape[1] != len(sessions):
-        raise PanelError(
-            f"pool must be bool, shape (instruments, {len(sessions)} sessions), got {pool.dtype} {pool.shape}"
-        )
+    others = dict(others or {})
+    if pool_name in others:
+        raise PanelError(f"pool {pool_name!r} is given twice; leave it out of the others")
+    for mask in (pool, *others.values()):
+        if mask.dtype != bool or mask.ndim != 2 or mask.shape[1] != len(sessions) or len(mask) != len(pool):
+            raise PanelError(
+                f"pool must be bool, shape (instruments, {len(sessions)} sessions), got {mask.dtype} {mask.shape}"
+            )
     for horizon, values in labels.items():
         if values.shape != pool.shape or values.dtype not in (np.float32, np.float64):
             raise PanelError(
@@ -229,39 +237,56 @@ def iter_factor_metrics(
             f"metric dates {dates[0]} to {dates[1]} need factor values of {needed[0]} to {needed[-1]} "
             f"(see signal_sessions), but sessions {'lack ' + str(missing[0]) if len(missing) else 'have extra days'}"
         )
-    past = _past(history, universe, pool_name, horizons, tuple(features), calendar[: at.start], window)
     columns = slice(first, first + len(needed))
-    members = np.ascontiguousarray(pool[:, columns].T)
     known = np.stack([np.ascontiguousarray(labels[h][:, columns].T) for h in horizons])
-    return _batches(
-        features,
-        pool.shape,
-        known,
-        members,
-        first,
-        at,
-        horizons,
-        calendar,
-        past,
-        pool_name,
-        universe,
-        window,
-        minimum,
-        threads,
+    pools = []
+    for name, mask in {pool_name: pool, **others}.items():
+        past = _past(history, universe, name, horizons, tuple(features), calendar[: at.start], window)
+        pools.append(_pool(name, mask[:, columns], known, past))
+    return _batches(features, pool.shape, pools, first, at, horizons, calendar, universe, window, minimum, threads)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What the metrics of all factors in one pool share.
+
+    ``rows`` are the instruments that are ever a member (None: all); arrays are (sessions, members) and (horizons,
+    sessions, members).
+    """
+
+    name: str
+    rows: np.ndarray | None
+    members: np.ndarray
+    labels: np.ndarray
+    order: np.ndarray
+    count: np.ndarray
+    ranks: np.ndarray
+    past: np.ndarray
+
+
+def _pool(name: str, mask: np.ndarray, labels: np.ndarray, past: np.ndarray) -> _Pool:
+    from qdag.factors import _kernels
+
+    ever = mask.any(axis=1)
+    # an index is a small part of a market: its metrics need not walk over everybody
+    rows = None if ever.all() else np.flatnonzero(ever)
+    if rows is not None:
+        mask, labels = mask[rows], np.ascontiguousarray(labels[:, :, rows])
+    members = np.ascontiguousarray(mask.T)
+    order, count, ranks = (
+        np.stack(parts) for parts in zip(*(_kernels.rank_labels(label, members) for label in labels), strict=True)
     )
+    return _Pool(name, rows, members, labels, order, count, ranks, past)
 
 
 def _batches(
     features: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
-    labels: np.ndarray,
-    members: np.ndarray,
+    pools: list[_Pool],
     first: int,
     at: _Dates,
     horizons: tuple[int, ...],
     calendar: np.ndarray,
-    past: np.ndarray,
-    pool_name: str,
     universe: str,
     window: int,
     minimum: int,
@@ -269,20 +294,18 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     from qdag.factors import _kernels
 
-    order, count, ranks = (
-        np.stack(parts) for parts in zip(*(_kernels.rank_labels(label, members) for label in labels), strict=True)
-    )
     steps = np.array(horizons, np.int64)
     length = at.stop - at.start
 
-    def one(index: int, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    def one(pool: _Pool, index: int, values: np.ndarray) -> dict[str, np.ndarray]:
         ic, rank_ic, coverage, long_short, n = _kernels.cross_sections(
-            values, first, members, labels, order, count, ranks, steps, at.start - at.first, length,
+            values if pool.rows is None else values[pool.rows],
+            first, pool.members, pool.labels, pool.order, pool.count, pool.ranks, steps, at.start - at.first, length,
             MINIMUM_PAIRS, MINIMUM_QUINTILE_PAIRS,
         )  # fmt: skip
         (icir, icir_n), (rank_icir, _) = (
             _kernels.trailing_ratio(np.concatenate([before[index], now], axis=1), window, minimum, EQUAL_DEVIATION)
-            for before, now in zip(past, (ic, rank_ic), strict=True)
+            for before, now in zip(pool.past, (ic, rank_ic), strict=True)
         )
         return {
             "ic": ic,
@@ -311,22 +334,23 @@ def _batches(
             # values are fetched here, one per free worker: the mapping may read a store that is not thread-safe
             results: list[dict[str, np.ndarray]] = []
             for begin in range(0, len(chunk), threads):
-                some = [(i, name, _checked(name, features[name], shape)) for i, name in chunk[begin:][:threads]]
-                results += workers.map(lambda item: one(*item), some)
+                some = [(i, _checked(name, features[name], shape)) for i, name in chunk[begin:][:threads]]
+                results += workers.map(lambda item: one(*item), [(pool, *item) for item in some for pool in pools])
             rows = len(row_horizon)
             factor = np.repeat(np.arange(len(chunk), dtype=np.int32), rows)
-            data = {
-                "universe": pa.repeat(universe, len(factor)),
-                "date": pa.array(np.tile(date_of, len(chunk))),
-                "pool": pa.repeat(pool_name, len(factor)),
-                "horizon": pa.array(np.tile(steps[row_horizon].astype(np.int32), len(chunk))),
-                "factor": pa.array([name for _, name in chunk]).take(pa.array(factor)),
-                "signal_date": pa.array(np.tile(signal_of, len(chunk))),
-            }
-            for column in results[0]:
-                values = np.concatenate([result[column][exists] for result in results])
-                data[column] = pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
-            yield pa.RecordBatch.from_arrays([data[name] for name in schema.names], schema=schema)
+            for at_pool, pool in enumerate(pools):
+                data = {
+                    "universe": pa.repeat(universe, len(factor)),
+                    "date": pa.array(np.tile(date_of, len(chunk))),
+                    "pool": pa.repeat(pool.name, len(factor)),
+                    "horizon": pa.array(np.tile(steps[row_horizon].astype(np.int32), len(chunk))),
+                    "factor": pa.array([name for _, name in chunk]).take(pa.array(factor)),
+                    "signal_date": pa.array(np.tile(signal_of, len(chunk))),
+                }
+                for column in results[0]:
+                    values = np.concatenate([result[column][exists] for result in results[at_pool :: len(pools)]])
+                    data[column] = pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
+                yield pa.RecordBatch.from_arrays([data[name] for name in schema.names], schema=schema)
 
 
 def _checked(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -108,6 +108,39 @@ def registered_models(settings: Settings, universe: str) -> tuple[Registered, ..
         return _registered(client, universe)
 
 
+def versions_read(settings: Settings) -> dict[str, set[int]]:
+    """Versions by table that training runs of registered models read: of all universes, also of removed ones."""
+    path = _sqlite_path(settings.tracking_uri)
+    found: dict[str, set[int]] = {}
+    if path is not None and not path.exists():
+        return found
+    with _connection(settings) as client:
+        token = None
+        while True:
+            page = client.search_model_versions("name LIKE 'qdag-%'", max_results=200, page_token=token)
+            for model in page:
+                if "training_date" not in model.tags:
+                    continue
+                for key, value in _run_params(client, model.tags.get("run_id") or model.run_id or "", model).items():
+                    if key.startswith("table.") and key.endswith(".version"):
+                        found.setdefault(key.split(".")[1], set()).add(int(value))
+            token = page.token
+            if not token:
+                return found
+
+
+def _run_params(client: "MlflowClient", run_id: str, model: Any) -> dict[str, str]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_run(run_id).data.params)
+    except MlflowException as error:
+        raise StoreError(
+            f"run {run_id!r} of model {model.name}/{model.version} cannot be read, so the table versions it needs are "
+            f"unknown ({error}); restore the run in MLflow or delete that model version"
+        ) from error
+
+
 def serving_model(settings: Settings, universe: str, before: date) -> Registered | None:
     """The newest version trained strictly before a day: what could have scored it. None where there is none."""
     return newest_before(registered_models(settings, universe), before)

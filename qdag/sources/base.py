@@ -5,29 +5,37 @@ Nothing here knows a vendor. The way of the rows:
 1. A source reads a file into ``RawRows``: typed columns, NaN where a cell is empty, ``bad`` where one is no number.
 2. ``Cleaner.add`` gives every row a reason to be refused, or none, and turns refused rows into quarantine rows.
 3. ``Cleaner.finish`` keeps the newest of duplicated rows, derives the adjustment factor from each instrument's whole
-   history, and cuts out the asked range.
+   history, compares it with what else the vendor tells, and cuts out the asked range.
 
-For the asked range: rows delivered = rows stored + rows quarantined + corrections.
+For the asked range: rows delivered = rows stored + rows quarantined + corrections. Rows are put down on disk where they
+are many (``spill``), and gone through some instruments at a time.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-from qdag.schema import QUARANTINE, RAW_OHLCV
-from qdag.sources.actions import Adjustment, factors
+from qdag.schema import FINDINGS, QUARANTINE, RAW_OHLCV
+from qdag.sources.actions import Adjustment, Noticed, factors, ticker_reuse
+from qdag.sources.spill import Parts, Shelf
 
 PRICES = ("open", "high", "low", "close")
 EVENTS = ("split", "dividend", "pre_close", "adjusted_close", "factor")
+READING = 1
+"""Raised when the same files would give other bars: what was read by an older way is read again."""
+# instruments are gone through in this many groups
+GROUPS = 32
 
 ROW_REASONS = {
     "bad_date": "the date cannot be read",
     "bad_instrument": "the instrument is missing, malformed or not the one the file is named after",
     "wrong_columns": "the line has more or fewer cells than the header",
+    "broken_line": "a quoted cell does not end on its line, or the line is longer than 1 MB",
     "unknown_date": "the date is no session of the universe's calendar",
     "bad_number": "a cell is neither empty nor a finite number",
     "null_price": "open, high, low or close is empty",
@@ -46,30 +54,54 @@ FILE_REASONS = {
     "empty_file": "the file holds nothing",
     "header_without_rows": "the file has a header and no row",
     "unknown_columns": "the header lacks columns of the source's layout",
-    "unreadable": "the file is damaged, truncated or not in UTF-8",
+    "unreadable": "the file is damaged, truncated or, from its header on, not in UTF-8",
 }
 _CODES = {reason: code for code, reason in enumerate(ROW_REASONS, start=1)}
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """A delivered file as it was read: its path in the source, the SHA-256 of its bytes, and what it holds.
+
+    ``rows`` are its data lines, refused ones included (0 for a file that was refused as a whole); ``first`` and
+    ``last`` the first and last date in it, None where it has none.
+    """
+
+    source: str
+    sha256: str
+    bytes: int
+    rows: int = 0
+    first: date | None = None
+    last: date | None = None
 
 
 @dataclass(frozen=True)
 class Delivery:
     """What a source delivered for a range of sessions.
 
-    ``bars`` has the RAW_OHLCV schema, sorted by date and instrument; ``quarantine`` the QUARANTINE schema.
+    ``parts`` hold the bars in the RAW_OHLCV schema, sorted by date and instrument, each part the sessions after those
+    of the part before; they may be gone through again. ``quarantine`` and ``findings`` have the schemas of these names.
     ``corrections`` counts valid rows that a newer row of the same instrument and date replaced. ``files`` counts the
-    files looked at. ``checks`` are figures for people and quality rules: ``rows_delivered`` (rows in the range),
+    files looked at, ``versions`` says which they were. ``checks`` are figures for people and quality rules:
+    ``rows_delivered`` (rows in the range),
     ``amount_incomparable`` (stored rows whose amount / volume is outside [low, high] by more than 0.1 %, so that their
-    vwap is (high + low + close) / 3), and what
-    ``qdag.sources.actions`` found out about events.
+    vwap is (high + low + close) / 3), and the number of findings by kind.
 
     A whole file, or a row whose date cannot be read, is quarantined under the first day of the asked range.
     """
 
-    bars: pa.Table
+    parts: Sequence[pa.Table]
     quarantine: pa.Table
     corrections: int = 0
     files: int = 0
     checks: dict[str, float] = field(default_factory=dict)
+    findings: pa.Table = field(default_factory=lambda: FINDINGS.arrow().empty_table())
+    versions: tuple[FileVersion, ...] = ()
+
+    @property
+    def bars(self) -> pa.Table:
+        """All parts as one table."""
+        return pa.concat_tables(self.parts) if len(self.parts) else RAW_OHLCV.arrow().empty_table()
 
 
 class Source(Protocol):
@@ -94,13 +126,28 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source of files: what they hold need not be read again to see that nothing changed."""
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file that ``deliver`` would look at, by its path in the source.
+
+        Raises SourceError where the source cannot be read at all.
+        """
+
+    def owners(self, names: Iterable[str]) -> Mapping[str, str | None] | None:
+        """The one instrument of each file, by its path in the source; None where files hold several instruments."""
+
+
 @dataclass(frozen=True)
 class RawRows:
     """Rows of one file, typed. All arrays have the shape (N,).
 
     ``instrument``: object array of str, None where it is malformed. ``date``: datetime64[D], NaT where unreadable.
     ``line``: int64, 1-based line in the file. ``numbers``: float64 per column, NaN where the cell is empty: the four
-    prices and volume, and where the vendor has them amount and any of ``EVENTS``. ``bad``: a cell is no finite number.
+    prices and volume, and where the vendor has them amount, any of ``EVENTS``, and pct_chg (which is only compared
+    with). ``bad``: a cell is no finite number.
     """
 
     instrument: np.ndarray
@@ -176,7 +223,13 @@ class Cleaner:
     """
 
     def __init__(
-        self, universe: str, sessions: np.ndarray, since: date, start: date, end: date, adjustment: Adjustment
+        self,
+        universe: str,
+        sessions: np.ndarray,
+        since: date,
+        start: date,
+        end: date,
+        adjustment: Adjustment,
     ):
         self.universe = universe
         self.sessions = np.asarray(sessions).astype("datetime64[D]")
@@ -184,17 +237,33 @@ class Cleaner:
         self.adjustment = adjustment
         self.instruments: dict[str, int] = {}
         self.delivered = 0
-        self._kept: list[dict[str, np.ndarray]] = []
+        self.corrections = 0
+        self._kept = Shelf()
+        self._columns: tuple[str, ...] = ()
         self._refused: list[dict[str, Any]] = []
+        self._noted: dict[tuple[date, str, str], dict[str, Any]] = {}
+        self._versions: list[FileVersion] = []
+
+    def version(self, version: FileVersion) -> None:
+        """Remember which version of a file was read."""
+        self._versions.append(version)
+
+    def note(self, day: np.datetime64, instrument: str, kind: str, value: float, expected: float, detail: str) -> None:
+        """List a finding, where its day is in the asked range; of two of a kind for one bar the first is kept."""
+        if self.start <= day <= self.end:
+            row = {"value": value, "expected": expected, "detail": detail}
+            key = (day.astype(object), instrument, kind)
+            named = dict(zip(FINDINGS.keys, (self.universe, *key), strict=True))
+            self._noted.setdefault(key, {**named, **{k: None if v != v else v for k, v in row.items()}})
 
     def refuse_file(self, source: str, instrument: str, reason: str, text: str) -> None:
         """Quarantine a whole file."""
         self._refuse(self.start.item(), instrument, source, 0, reason, text)
 
-    def refuse_line(self, source: str, instrument: str, line: int, text: str) -> None:
-        """Quarantine a line that has no cells to judge by: another number of columns than the header."""
+    def refuse_line(self, source: str, instrument: str, line: int, text: str, reason: str = "wrong_columns") -> None:
+        """Quarantine a line that has no cells to judge by."""
         self.delivered += 1
-        self._refuse(self.start.item(), instrument, source, line, "wrong_columns", text)
+        self._refuse(self.start.item(), instrument, source, line, reason, text)
 
     def add(self, source: str, rows: RawRows, text: Callable[[np.ndarray], Iterable[str]], owner: str = "") -> None:
         """Take the rows of one file.
@@ -223,34 +292,69 @@ class Cleaner:
         if not usable.all():
             rows, reasons = rows.take(usable), reasons[usable]
         if len(rows.line):
-            kept = {"date": rows.date, "valid": reasons == 0, "code": self._codes(rows.instrument), **rows.numbers}
-            self._kept.append(kept)
+            self._keep(rows, reasons == 0)
+
+    def _keep(self, rows: RawRows, valid: np.ndarray) -> None:
+        self._columns = self._columns or tuple(rows.numbers)
+        nothing = np.full(len(rows.line), np.nan)
+        numbers = {name: rows.numbers.get(name, nothing) for name in self._columns}
+        code = self._codes(rows.instrument)
+        table = pa.table({"code": code, "date": rows.date, "valid": valid, **numbers})
+        group = code % GROUPS
+        for place in np.unique(group).tolist():
+            mine = group == place
+            self._kept.add(place, table if mine.all() else table.filter(pa.array(mine)))
 
     def finish(self, files: int) -> Delivery:
-        """Resolve duplicates, derive factors, and cut out the asked range."""
-        checks = {"rows_delivered": float(self.delivered)}
-        if not self._kept:
-            return Delivery(RAW_OHLCV.arrow().empty_table(), self._quarantine(), 0, files, checks)
-        rows = {name: np.concatenate([part[name] for part in self._kept]) for name in self._kept[0]}
-        self._kept = []
+        """Resolve duplicates, derive factors, look for what is noticeable, and cut out the asked range."""
+        parts = Parts(self.sessions)
+        checks: Counter[str] = Counter(rows_delivered=self.delivered)
+        names = np.array(list(self.instruments), object)
+        for place in self._kept.places:
+            kept = self._kept.read(place)
+            rows = {name: kept[name].to_numpy() for name in kept.column_names}
+            rows["date"] = rows["date"].astype("M8[D]")
+            bars, found = self._settle(rows, names)
+            parts.add(bars)
+            checks.update(found)
+        checks.update(Counter(f"findings_{kind}" for _, _, kind in self._noted))
+        figures = {name: float(count) for name, count in checks.items()}
+        noted = pa.Table.from_pylist([self._noted[key] for key in sorted(self._noted)], schema=FINDINGS.arrow())
+        return Delivery(parts, self._quarantine(), self.corrections, files, figures, noted, tuple(self._versions))
+
+    def _settle(self, rows: Mapping[str, np.ndarray], names: np.ndarray) -> tuple[pa.Table, dict[str, int]]:
+        """Bars of some instruments, of which ``rows`` holds all that was delivered, in the order of delivery."""
         code, day, valid = rows["code"], rows["date"], rows["valid"]
         # by instrument and date; within a date refused rows first, then in the order of delivery: the last one wins
         order = np.lexsort((np.arange(len(code)), valid, day, code))
         code, day, valid = code[order], day[order], valid[order]
         winner = np.append((code[1:] != code[:-1]) | (day[1:] != day[:-1]), True)
-        corrections = int((valid & ~winner & (day >= self.start)).sum())
+        self.corrections += int((valid & ~winner & (day >= self.start)).sum())
         rows = {name: values[order][winner] for name, values in rows.items()}
-        factor, found = factors(self.adjustment, rows, self.start)
-        stored = rows["valid"] & (rows["date"] >= self.start)
-        names = np.array(list(self.instruments), object)
+        asked = rows["date"] >= self.start
+        factor, gaps, noticed = factors(self.adjustment, rows)
+        position = np.searchsorted(self.sessions, rows["date"])
+        for found in (*noticed, ticker_reuse(rows, factor, position)):
+            self._list(found, rows, asked, names)
+        stored = rows["valid"] & asked
         rows = {name: values[stored] for name, values in rows.items()}
         rows["instrument"] = names[rows["code"]]
         rows["factor"] = factor[stored]
-        bars = bars_table(self.universe, rows)
-        outside = int(_traded_average(rows)[1].sum())
-        return Delivery(
-            bars, self._quarantine(), corrections, files, {**checks, "amount_incomparable": float(outside), **found}
-        )
+        incomparable = int(_traded_average(rows)[1].sum())
+        checks = {"amount_incomparable": incomparable, "factor_gaps": int((gaps & asked).sum())}
+        return bars_table(self.universe, rows), checks
+
+    def _list(self, found: Noticed, rows: Mapping[str, np.ndarray], asked: np.ndarray, names: np.ndarray) -> None:
+        kept = asked[found.at]
+        for at, value, expected, bound in zip(
+            found.at[kept].tolist(),
+            found.value[kept].tolist(),
+            found.expected[kept].tolist(),
+            found.bound[kept].tolist(),
+            strict=True,
+        ):
+            detail = found.detail.format(value=value, expected=expected, bound=bound)
+            self.note(rows["date"][at], names[rows["code"][at]], found.kind, value, expected, detail)
 
     def _codes(self, instrument: np.ndarray) -> np.ndarray:
         first = instrument[0]

@@ -1,9 +1,15 @@
-"""A folder of CSV or Parquet files. Cells are typed here, so that a bad one costs its row and not its file."""
+"""A folder of CSV or Parquet files. Cells are typed here, so that a bad one costs its row and not its file.
+
+In a CSV file a row is a line: lines end with LF, CRLF or CR, lines of white space are no rows, and a quoted cell that
+does not end on its line costs the lines that it touches. A file is read whole. Its header is UTF-8, or it is refused;
+a row with other bytes is refused where they are in a cell that is needed.
+"""
 
 import csv
+import hashlib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -14,11 +20,15 @@ import pyarrow.compute as pc
 
 from qdag.errors import SourceError, unknown
 from qdag.settings import FilesSource, UniverseSettings
-from qdag.sources.base import Cleaner, Delivery, RawRows
-from qdag.sources.profiles import NUMBERS, PROFILES, Profile, detect
+from qdag.sources.base import Cleaner, Delivery, FileVersion, RawRows
+from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect
 
 SUFFIXES = (".csv", ".parquet")
 EMPTY_CELLS = ("", "null", "NULL", "None", "nan", "NaN", "NAN", "NA", "N/A")
+LONGEST_LINE = 1 << 20
+_BLANK = " \t\n\v\f"
+# what Arrow raises on damaged bytes; a size that is no size can ask for any amount of memory
+_DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -33,11 +43,12 @@ class FileRefused(Exception):
 
 @dataclass(frozen=True)
 class _Table:
-    """Columns of a file as delivered, the 1-based line of each row, and lines with a wrong number of cells."""
+    """Columns of a file as delivered, the 1-based line of each row, and lines that are no rows of cells."""
 
     columns: dict[str, pa.ChunkedArray]
     line: np.ndarray
-    broken: list[tuple[int, str]]
+    broken: list[tuple[int, str, str]]
+    """Line, its text, and the reason for which it is refused."""
     text: Callable[[np.ndarray], Iterable[str]]
 
 
@@ -45,7 +56,8 @@ class FilesFolder:
     """Daily bars from a folder and its sub-folders: one file per instrument, or files with an instrument column.
 
     Other suffixes than .csv and .parquet, and hidden files, are no part of the source. The order of delivery is that of
-    the paths, then of the lines: of two rows of an instrument and date the later one is the newer.
+    the paths (as text, folder by folder), then of the lines: of two valid rows of an instrument and date the later one
+    is the newer and wins. Times of modification mean nothing: a copy of the folder gives the same bars.
     """
 
     def __init__(self, universe: str, settings: UniverseSettings, source: FilesSource):
@@ -58,32 +70,39 @@ class FilesFolder:
         """Read the folder; see ``Source.deliver``."""
         paths = self._paths()
         profile = self._profile(paths)
-        wanted = set(self.settings.instruments) if self.settings.instruments is not None else None
-        owners = {path: profile.symbol(path.stem) for path in paths}
-        one_each = profile.named_files or profile.columns.instrument is None
+        wanted = self._wanted
         dates: dict[str, np.datetime64] = {}
         cleaner = Cleaner(self.universe, sessions, self.settings.start, start, end, profile.adjustment)
-        seen = {owner for owner in owners.values() if owner} if one_each else set()
+        seen = {owner for path in paths if (owner := self._owner(path, profile))}
         files = 0
         layouts: list[str] = []
-        for path in paths:
-            owner = owners[path] if one_each else None
-            if wanted is not None and owner is not None and owner not in wanted:
-                continue
+        for path in self._looked_at(paths, profile):
+            owner = self._owner(path, profile)
             files += 1
             name = path.relative_to(self.folder).as_posix()
-            shown = owners[path] or path.stem
+            shown = profile.symbol(path.stem) or path.stem
+            version = FileVersion(name, *_fingerprint(path))
             try:
                 table = _read(path, profile)
             except FileRefused as refused:
+                cleaner.version(version)
                 cleaner.refuse_file(name, shown, refused.reason, str(refused))
                 if refused.reason == "unknown_columns":
                     layouts.append(f"{name}: {refused}")
                 continue
-            rows = self._rows(table, profile, path.stem, owner, dates)
+            rows, foreign = self._rows(table, profile, owner, dates)
+            dated = rows.date[~np.isnat(rows.date)]
+            first, last = (dated.min().item(), dated.max().item()) if len(dated) else (None, None)
+            size = len(table.line) + len(table.broken)
+            cleaner.version(replace(version, rows=size, first=first, last=last))
             seen.update(name for name in set(rows.instrument.tolist()) if name is not None)
-            for line, text in table.broken:
-                cleaner.refuse_line(name, shown, line, text)
+            for line, text, reason in table.broken:
+                cleaner.refuse_line(name, shown, line, text, reason)
+            if owner is not None and foreign.any():
+                known = rows.date[foreign & ~np.isnat(rows.date) & (rows.date >= np.datetime64(start, "D"))]
+                told = f"{name} is named after one instrument and has {int(foreign.sum())} rows of others"
+                if len(known):
+                    cleaner.note(known.min(), owner, "ticker_reuse", float(foreign.sum()), 0.0, told)
             if wanted is not None and owner is None:
                 listed = np.array([name is None or name in wanted for name in rows.instrument], bool)
                 rows = rows.take(listed)
@@ -97,6 +116,43 @@ class FilesFolder:
             if instrument not in seen:
                 raise unknown(f"instrument of universe {self.universe!r}", instrument, seen)
         return cleaner.finish(files)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the files that would be read now; see ``FileSource.hashes``."""
+        paths = self._paths()
+        profile = self._profile(paths)
+        found = self._looked_at(paths, profile)
+        return {path.relative_to(self.folder).as_posix(): _fingerprint(path)[0] for path in found}
+
+    def files(self) -> dict[str, Path]:
+        """The files that would be read now, by their path in the folder; SourceError where there is none."""
+        paths = self._paths()
+        found = self._looked_at(paths, self._profile(paths))
+        return {path.relative_to(self.folder).as_posix(): path for path in found}
+
+    def owners(self, names: Iterable[str]) -> dict[str, str | None] | None:
+        """The instrument of each file, by its path in the folder; None where files hold several instruments."""
+        profile = self._profile(self._paths())
+        if not (profile.named_files or profile.columns.instrument is None):
+            return None
+        return {name: profile.symbol(Path(name).stem) for name in names}
+
+    @property
+    def _wanted(self) -> set[str] | None:
+        return set(self.settings.instruments) if self.settings.instruments is not None else None
+
+    def _owner(self, path: Path, profile: Profile) -> str | None:
+        """The one instrument of a file, where files are named after theirs."""
+        one_each = profile.named_files or profile.columns.instrument is None
+        return profile.symbol(path.stem) if one_each else None
+
+    def _looked_at(self, paths: list[Path], profile: Profile) -> Iterator[Path]:
+        """The files that may hold an instrument of the universe."""
+        wanted = self._wanted
+        for path in paths:
+            owner = self._owner(path, profile)
+            if wanted is None or owner is None or owner in wanted:
+                yield path
 
     def _paths(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -138,8 +194,9 @@ class FilesFolder:
         )
 
     def _rows(
-        self, table: _Table, profile: Profile, stem: str, owner: str | None, dates: dict[str, np.datetime64]
-    ) -> RawRows:
+        self, table: _Table, profile: Profile, owner: str | None, dates: dict[str, np.datetime64]
+    ) -> tuple[RawRows, np.ndarray]:
+        """Typed rows, and which of them name another instrument than the file does."""
         mapping = profile.columns
         size = len(table.line)
         numbers, bad = {}, np.zeros(size, bool)
@@ -147,19 +204,25 @@ class FilesFolder:
             if column := getattr(mapping, field):
                 numbers[field], wrong = to_numbers(table.columns[column])
                 bad |= wrong
+        for field in COMPARED:
+            if column := getattr(mapping, field):
+                have = column in table.columns
+                numbers[field] = to_numbers(table.columns[column])[0] if have else np.full(size, np.nan)
         if mapping.volume_unit != 1:
             numbers["volume"] *= mapping.volume_unit
         if "amount" in numbers and mapping.amount_unit != 1:
             numbers["amount"] *= mapping.amount_unit
+        foreign = np.zeros(size, bool)
         if mapping.instrument is None:
             instrument = np.full(size, owner, object)
         else:
             instrument = to_symbols(table.columns[mapping.instrument], profile.symbol)
             if owner is not None:
-                instrument[instrument != owner] = None
-        return RawRows(
-            instrument, to_dates(table.columns[mapping.date], mapping.date_format, dates), table.line, numbers, bad
-        )
+                other = instrument != owner
+                foreign = other & np.not_equal(instrument, np.array(None, object)).astype(bool)
+                instrument[other] = None
+        days = to_dates(table.columns[mapping.date], mapping.date_format, dates)
+        return RawRows(instrument, days, table.line, numbers, bad), foreign
 
 
 def to_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +276,10 @@ def to_dates(column: pa.ChunkedArray, form: str, known: dict[str, np.datetime64]
 def to_symbols(column: pa.ChunkedArray, symbol: Callable[[str], str | None]) -> np.ndarray:
     """Instruments in Qlib's spelling: object (N,), None where there is none."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = column.cast(pa.string())
+        try:
+            column = column.cast(pa.string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return np.full(len(column), None, object)
     texts, position = _encoded(column)
     return np.array([symbol(text) for text in texts] + [None], object)[position]
 
@@ -233,8 +299,9 @@ def _date(text: str, form: str) -> np.datetime64:
         return np.datetime64("NaT")
     # strptime also takes 2020131 for %Y%m%d; digits may only lack where a separator tells them apart
     shown = day.strftime(form)
+    # and a year that begins with 0 is a typing error, not one long before any exchange
     same = shown == text or (re.findall(r"\d+", shown) != [shown] and _unpadded(shown) == _unpadded(text))
-    return np.datetime64(day.date(), "D") if same else np.datetime64("NaT")
+    return np.datetime64(day.date(), "D") if same and day.year >= 1000 else np.datetime64("NaT")
 
 
 def _unpadded(text: str) -> str:
@@ -252,6 +319,15 @@ def _read(path: Path, profile: Profile) -> _Table:
     return _read_parquet(path, profile) if path.suffix.lower() == ".parquet" else _read_csv(path, profile)
 
 
+def _fingerprint(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file; of nothing where it cannot be opened, which reading it reports."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+    except OSError:
+        return hashlib.sha256().hexdigest(), 0
+
+
 def _csv_header(data: bytes) -> tuple[list[str], int]:
     """Column names, and how many lines come before the first row."""
     body = data.removeprefix(_BOM)
@@ -262,15 +338,34 @@ def _csv_header(data: bytes) -> tuple[list[str], int]:
         raise FileRefused("unreadable", "not UTF-8 text (UTF-16 or binary); save it as UTF-8")
     if begin[:1] in b"{[<":
         raise FileRefused("api_error_page", begin[:500].decode("utf-8", "replace"))
-    line = begin.split(b"\n", 1)[0]
+    line = _unix(begin[: LONGEST_LINE + 2]).split(b"\n", 1)[0]
+    if len(line) > LONGEST_LINE:
+        raise FileRefused("not_a_table", f"a first line of more than {LONGEST_LINE} bytes")
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise FileRefused("unreadable", f"the header is not UTF-8: {error}; save the file as UTF-8") from None
-    header = [name.strip() for name in next(csv.reader([text]))]
+    try:
+        header = [name.strip() for name in next(csv.reader([text], strict=True))]
+    except csv.Error as error:
+        raise FileRefused("not_a_table", f"{error}: {text[:500]}") from None
     if len(header) < 2:
         raise FileRefused("not_a_table", text[:500])
-    return header, body[: len(body) - len(begin)].count(b"\n") + 1
+    return header, _unix(body[: len(body) - len(begin)]).count(b"\n") + 1
+
+
+def _utf8(data: bytes) -> bytes:
+    """The same text, with U+FFFD for bytes that are no UTF-8: they cost the rows whose cells are needed, no others."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace").encode()
+    return data
+
+
+def _unix(data: bytes) -> bytes:
+    """The same lines, ended by LF."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
 def _check(header: list[str], profile: Profile) -> None:
@@ -289,26 +384,23 @@ def _read_csv(path: Path, profile: Profile) -> _Table:
         raise FileRefused("unreadable", str(error)) from None
     header, before = _csv_header(data)
     _check(header, profile)
-    body = data.removeprefix(_BOM)
-    blank: list[int] = []
-    broken: list[tuple[int, str]] = []
+    body = _utf8(_unix(data.removeprefix(_BOM)))
+    screened, broken = _screened(body, before)
+    odd: list[int] = []
 
-    def odd(row: "pa.csv.InvalidRow") -> str:
-        if row.text.strip():
-            broken.append((row.number, row.text))
-        else:
-            blank.append(row.number)
+    def remember(row: "pa.csv.InvalidRow") -> str:
+        odd.append(row.number)
         return "skip"
 
     try:
         table = read_csv(
-            pa.BufferReader(body),
+            pa.BufferReader(screened),
             # one thread: only then is a broken line's number told
             read_options=ReadOptions(use_threads=False, skip_rows=before, column_names=header, block_size=1 << 24),
-            parse_options=ParseOptions(ignore_empty_lines=False, invalid_row_handler=odd),
+            parse_options=ParseOptions(ignore_empty_lines=False, invalid_row_handler=remember),
             convert_options=ConvertOptions(
                 column_types=dict.fromkeys(header, pa.string()),
-                include_columns=list(profile.required),
+                include_columns=profile.wanted(header),
                 strings_can_be_null=False,
             ),
         )
@@ -316,14 +408,13 @@ def _read_csv(path: Path, profile: Profile) -> _Table:
         if "Empty CSV" in str(error):
             raise FileRefused("header_without_rows", ",".join(header)) from None
         raise FileRefused("unreadable", f"{error}; save the file as UTF-8 CSV") from None
-    size = table.num_rows
-    if not size and not broken:
-        raise FileRefused("header_without_rows", ",".join(header))
-    line = np.arange(before + 1, before + 1 + size + len(blank) + len(broken), dtype=np.int64)
-    if blank or broken:
-        line = line[~np.isin(line, [*blank, *(number for number, _ in broken)])]
-    # a blank line comes as a row of empty cells, as does a line of commas, which is a row
-    empty = np.ones(size, bool)
+    line = np.arange(before + 1, before + 1 + table.num_rows + len(odd), dtype=np.int64)
+    if odd:
+        line = line[~np.isin(line, odd)]
+        texts = zip(odd, _csv_lines(body, np.array(odd)), strict=True)
+        broken += [(number, text, "wrong_columns") for number, text in texts if text.strip(_BLANK)]
+    # a blank line comes as a row of empty cells, as do a line of commas, which is a row, and an emptied line
+    empty = np.ones(table.num_rows, bool)
     for column in table.columns:
         if not empty.any():
             break
@@ -331,17 +422,54 @@ def _read_csv(path: Path, profile: Profile) -> _Table:
     if empty.any():
         at = np.flatnonzero(empty)
         keep = ~empty
-        keep[at] = [bool(text.strip()) for text in _csv_lines(body, line[at])]
+        keep[at] = [bool(text.strip(_BLANK)) for text in _csv_lines(screened, line[at])]
         table, line = table.filter(pa.array(keep)), line[keep]
-        if not len(line) and not broken:
-            raise FileRefused("header_without_rows", ",".join(header))
+    if not len(line) and not broken:
+        raise FileRefused("header_without_rows", ",".join(header))
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return _Table(columns, line, broken, partial(_csv_lines, body))
 
 
+def _screened(body: bytes, before: int) -> tuple[bytes, list[tuple[int, str, str]]]:
+    """The same lines, of which those that no parser should see are emptied; these lines, refused.
+
+    Quoted cells that end on their line are written in the one way that every parser reads alike.
+    """
+    broken: list[tuple[int, str, str]] = []
+    longest = len(body) > LONGEST_LINE and max(map(len, body.split(b"\n"))) > LONGEST_LINE
+    if b'"' not in body and not longest:
+        return body, broken
+    lines = body.split(b"\n")
+    for at in range(before, len(lines)):
+        line = lines[at]
+        if len(line) > LONGEST_LINE:
+            cells = None
+        elif b'"' in line:
+            cells = _cells(line)
+        else:
+            continue
+        if cells is None:
+            broken.append((at + 1, line[:LONGEST_LINE].decode("utf-8", "replace"), "broken_line"))
+            lines[at] = b""
+        else:
+            lines[at] = cells
+    return b"\n".join(lines), broken
+
+
+def _cells(line: bytes) -> bytes | None:
+    """A line with its cells quoted where they must be; None where a quote does not end."""
+    try:
+        cells = next(csv.reader([line.decode()], strict=True))
+    except csv.Error:
+        return None
+    text = ",".join('"' + cell.replace('"', '""') + '"' if set(cell) & set(',"') else cell for cell in cells)
+    # a quoted nothing is a cell, and its line no blank one
+    return text.encode() if text.strip() else b'""'
+
+
 def _csv_lines(body: bytes, line: np.ndarray) -> list[str]:
     lines = body.split(b"\n")
-    return [lines[at - 1].decode("utf-8", "replace").rstrip("\r") for at in line.tolist()]
+    return [lines[at - 1].decode("utf-8", "replace") for at in line.tolist()]
 
 
 def _parquet(path: Path) -> "pa.parquet.ParquetFile":
@@ -350,26 +478,39 @@ def _parquet(path: Path) -> "pa.parquet.ParquetFile":
     try:
         if not path.stat().st_size:
             raise FileRefused("empty_file", "0 bytes")
-        return ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        return ParquetFile(path, page_checksum_verification=True)
+    except _DAMAGED as error:
         raise FileRefused("unreadable", f"{error}; deliver the file again") from None
 
 
 def _read_parquet(path: Path, profile: Profile) -> _Table:
     file = _parquet(path)
-    _check(file.schema_arrow.names, profile)
-    if not file.metadata.num_rows:
-        raise FileRefused("header_without_rows", ",".join(file.schema_arrow.names))
     try:
-        table = file.read(columns=list(profile.required))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        names = file.schema_arrow.names
+        _check(names, profile)
+        if not file.metadata.num_rows:
+            raise FileRefused("header_without_rows", ",".join(names))
+        table = file.read(columns=profile.wanted(names))
+        table.validate(full=True)
+        if missing := profile.missing(table.column_names):
+            raise FileRefused("unreadable", f"columns {missing} are damaged; deliver the file again")
+    except _DAMAGED as error:
         raise FileRefused("unreadable", f"{error}; deliver the file again") from None
 
     def lines(line: np.ndarray) -> list[str]:
-        return [",".join("" if v is None else str(v) for v in r.values()) for r in table.take(line - 1).to_pylist()]
+        cells = [[_shown(value) for value in column.take(pa.array(line - 1))] for column in table.columns]
+        return [",".join(row) for row in zip(*cells, strict=True)]
 
     columns = {
         name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     return _Table(columns, np.arange(1, table.num_rows + 1, dtype=np.int64), [], lines)
+
+
+def _shown(value: pa.Scalar) -> str:
+    """A Parquet cell as text; a value that Python has no word for (a year of 9 digits) as Arrow shows it."""
+    try:
+        return "" if value.as_py() is None else str(value.as_py())
+    except (ValueError, OverflowError):
+        return str(value.cast(pa.int64())) if pa.types.is_temporal(value.type) else repr(value)

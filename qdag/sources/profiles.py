@@ -9,6 +9,9 @@ from qdag.sources.actions import Adjustment
 
 OPTIONAL = ("amount", "factor", "adjusted_close", "split", "dividend", "pre_close")
 NUMBERS = ("open", "high", "low", "close", "volume", *OPTIONAL)
+# read where a file has it, and compared with the factor only
+COMPARED = ("pct_chg",)
+LONGEST_NAME = 64
 
 # an instrument's name becomes a directory of the Qlib provider and a field of a tab-separated list
 _PLAIN = re.compile(r"[^\s/\\.][^\s/\\]*")
@@ -16,9 +19,11 @@ _TUSHARE = re.compile(r"(\d{6})\.(SH|SZ|BJ)", re.IGNORECASE)
 
 
 def plain_symbol(text: str) -> str | None:
-    """The symbol itself; None where it is empty, has white space or a path separator, or begins with a dot."""
+    """The symbol itself; None where it is empty or longer than 64 characters, begins with a dot, or has white space, a
+    path separator or a character that cannot be printed."""
     text = text.strip()
-    return text if _PLAIN.fullmatch(text) else None
+    fits = len(text) <= LONGEST_NAME and text.isprintable() and _PLAIN.fullmatch(text)
+    return text if fits else None
 
 
 def tushare_symbol(text: str) -> str | None:
@@ -46,6 +51,12 @@ class Profile:
         """Names of the columns that a file must have."""
         names = (self.columns.date, self.columns.instrument, *(getattr(self.columns, name) for name in NUMBERS))
         return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    def wanted(self, header: Iterable[str]) -> list[str]:
+        """Columns to read of a file that has all required ones."""
+        have = set(header)
+        compared = [getattr(self.columns, name) for name in COMPARED]
+        return list(dict.fromkeys([*self.required, *(name for name in compared if name in have)]))
 
     @property
     def adjustment(self) -> Adjustment:
@@ -94,6 +105,7 @@ PROFILES = {
                 volume="vol",
                 amount="amount",
                 pre_close="pre_close",
+                pct_chg="pct_chg",
                 date_format="%Y%m%d",
                 volume_unit=100,
                 amount_unit=1000,

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from datetime import date
 
 import numpy as np
-import pyarrow as pa
 
 from qdag.errors import unknown
-from qdag.schema import RAW_OHLCV
+from qdag.schema import QUARANTINE
 from qdag.settings import SyntheticSource, UniverseSettings
 from qdag.sources.base import Delivery, bars_table
+from qdag.sources.spill import Parts
 
 BLOCK = 64
 MARKET, OWN, GAP = 0.007, 0.018, 0.008
@@ -53,14 +53,12 @@ class Synthetic:
         sessions = np.asarray(sessions).astype("datetime64[D]")
         low = int(np.searchsorted(sessions, np.datetime64(start, "D")))
         high = int(np.searchsorted(sessions, np.datetime64(end, "D"), side="right"))
-        blocks = self._blocks(names, wanted, sessions[:high], low)
-        parts = [bars_table(self.universe, rows, ordered=True) for rows in blocks]
-        bars = pa.concat_tables(parts).combine_chunks() if parts else RAW_OHLCV.arrow().empty_table()
-        del parts
-        # blocks come in the order of names: a stable sort by date sorts by date and name
-        day = np.searchsorted(sessions, bars["date"].to_numpy().astype("M8[D]")).astype(np.uint16)
-        bars = bars.take(pa.array(np.argsort(day, kind="stable")))
-        return Delivery(bars, _no_quarantine(), 0, 0, {"rows_delivered": float(bars.num_rows)})
+        parts = Parts(sessions)
+        delivered = 0
+        for rows in self._blocks(names, wanted, sessions[:high], low):
+            parts.add(bars_table(self.universe, rows, ordered=True))
+            delivered += len(rows["date"])
+        return Delivery(parts, QUARANTINE.arrow().empty_table(), checks={"rows_delivered": float(delivered)})
 
     def _blocks(
         self, names: list[str], wanted: set[str], sessions: np.ndarray, low: int
@@ -144,9 +142,3 @@ def generate(seed: int, block: int, sessions: int, planted_ic: float) -> dict[st
         "dividend": np.zeros(shape),
         "exists": exists,
     }
-
-
-def _no_quarantine() -> pa.Table:
-    from qdag.schema import QUARANTINE
-
-    return QUARANTINE.arrow().empty_table()

@@ -1,6 +1,7 @@
 """Rows to panels and back: dense (instruments x sessions) arrays against sorted Arrow tables; no file I/O here."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from qdag.store.tables import TableStore
 
 ENGINE_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
+# about 0.5 GiB of work for 5,000 instruments; fewer sessions at a time cost more file openings, more gain nothing
+CHUNK_SESSIONS = 500
+# days to look back for a last close, or ahead for a next one: nearly all instruments trade within the first reach
+REACHES = (31, 366, None)
 
 
 def table_matrix(
@@ -162,16 +167,79 @@ def read_panel(
         Stored rows on a date within the range that is no given session, or rows without a factor.
     """
     sessions = np.asarray(sessions, "datetime64[D]")
+    if not len(sessions):
+        fields = _known_fields(fields)
+        names = tuple(instruments or ())
+        return Panel(names, sessions, {f: np.empty((len(names), 0), "f4") for f in fields})
+    (panel,) = read_panels(store, universe, sessions, len(sessions), instruments, fields, version)
+    return panel
+
+
+def read_panels(
+    store: TableStore,
+    universe: str,
+    sessions: np.ndarray,
+    chunk_sessions: int = CHUNK_SESSIONS,
+    instruments: Sequence[str] | None = None,
+    fields: Iterable[str] = ENGINE_FIELDS,
+    version: int | None = None,
+    traded_before: Collection[str] | None = None,
+) -> Iterator[Panel]:
+    """``read_panel`` a few sessions at a time: the same values, in memory that does not grow with the history.
+
+    Each panel has the instruments with a row in its own sessions (or the given ones), sorted. All are read from one
+    version of the table. ``traded_before``: instruments that may have a row before the first session; for others no
+    past is searched. None: any may.
+    """
+    sessions = np.asarray(sessions, "datetime64[D]")
+    fields = _known_fields(fields)
+    if chunk_sessions < 1:
+        raise StoreError(f"chunk_sessions must be at least 1, got {chunk_sessions}")
+    version = store.version("raw_ohlcv") if version is None else version
+    closes: dict[str, float] = {}
+    for low in range(0, len(sessions), chunk_sessions):
+        chunk = sessions[low : low + chunk_sessions]
+        names, raw = _raw(store, universe, chunk, instruments, version)
+        traded = ~np.isnan(raw["close"])
+        if "change" in fields:
+            listed = traded.any(axis=1)
+            asked = [n for n, now in zip(names, listed, strict=True) if now and n not in closes]
+            if traded_before is not None:
+                asked = [n for n in asked if n in traded_before]
+            closes |= _closes_before(store, universe, sessions[0], asked, version)
+            raw["before"] = np.array([closes.get(n, np.nan) for n in names])
+        adjusted = _adjusted(raw)
+        if "change" in fields:
+            last = traded.shape[1] - 1 - traded[:, ::-1].argmax(axis=1)
+            rows = np.flatnonzero(listed)
+            closes |= zip([names[i] for i in rows], adjusted["close"][rows, last[rows]].tolist(), strict=True)
+        # existence comes from all fields, so every panel of the same rows has the same listings
+        exists = np.zeros(traded.shape, bool)
+        for name, values in adjusted.items():
+            if name != "change":
+                exists |= ~np.isnan(values)
+        any_row = exists.any(axis=1)
+        first = np.where(any_row, exists.argmax(axis=1), len(chunk))
+        last = np.where(any_row, len(chunk) - 1 - exists[:, ::-1].argmax(axis=1), -1)
+        # a value too large for float32 becomes infinite, as it does for any reader of float32 files
+        with np.errstate(over="ignore"):
+            arrays = {f: adjusted[f].astype(np.float32) for f in fields}
+        yield Panel(names, chunk, arrays, first=first, last=last)
+
+
+def _known_fields(fields: Iterable[str]) -> tuple[str, ...]:
     fields = tuple(fields)
     for name in fields:
         if name not in ENGINE_FIELDS:
             raise unknown("field", name, ENGINE_FIELDS)
-    if not len(sessions):
-        return Panel(
-            tuple(instruments or ()), sessions, {f: np.empty((len(instruments or ()), 0), "f4") for f in fields}
-        )
+    return fields
+
+
+def _raw(
+    store: TableStore, universe: str, sessions: np.ndarray, instruments: Sequence[str] | None, version: int | None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Raw columns (I, S), float64, and their instruments."""
     start, end = sessions[0].item(), sessions[-1].item()
-    # existence comes from rows of any field, so every panel of the same rows has the same listings
     rows = store.read(
         "raw_ohlcv", universe, start, end, instruments, ["date", "instrument", *RAW_COLUMNS], version=version
     )
@@ -183,26 +251,24 @@ def read_panel(
         )
     names = tuple(instruments) if instruments is not None else tuple(sorted(pc.unique(rows["instrument"]).to_pylist()))
     raw = table_matrix(rows, RAW_COLUMNS, names, sessions)
-    close, factor = raw["close"], raw["factor"]
-    if len(bad := np.argwhere(np.isnan(factor) & ~np.isnan(close))):
+    if len(bad := np.argwhere(np.isnan(raw["factor"]) & ~np.isnan(raw["close"]))):
         row, session = bad[0]
         raise StoreError(
             f"{len(bad)} rows of raw_ohlcv have a close but no factor, first {names[row]} on {sessions[session]}; "
             f"deliver a factor (1 where nothing is adjusted)"
         )
-    adjusted = {n: raw[n] * factor for n in ("open", "high", "low", "close", "vwap")}
-    with np.errstate(divide="ignore", invalid="ignore"):
+    return names, raw
+
+
+def _adjusted(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Engine fields of raw columns, float64; ``change`` where ``before`` (I,), the last close before them, is given."""
+    factor = raw["factor"]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        adjusted = {n: raw[n] * factor for n in ("open", "high", "low", "close", "vwap")}
         adjusted |= {"volume": raw["volume"] / factor, "factor": factor, "amount": raw["amount"]}
-        if "change" in fields:
-            before = _close_before(store, universe, sessions[0], names, ~np.isnan(close).all(axis=1), version)
-            adjusted["change"] = adjusted["close"] / _previous(adjusted["close"], before) - 1
-    exists = np.zeros(close.shape, bool)
-    for values in adjusted.values():
-        exists |= ~np.isnan(values)
-    any_row = exists.any(axis=1)
-    first = np.where(any_row, exists.argmax(axis=1), len(sessions))
-    last = np.where(any_row, len(sessions) - 1 - exists[:, ::-1].argmax(axis=1), -1)
-    return Panel(names, sessions, {f: adjusted[f].astype(np.float32) for f in fields}, first=first, last=last)
+        if "before" in raw:
+            adjusted["change"] = adjusted["close"] / _previous(adjusted["close"], raw["before"]) - 1
+    return adjusted
 
 
 def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -213,32 +279,71 @@ def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.take_along_axis(padded, source, axis=1)
 
 
-def _close_before(
-    store: TableStore,
-    universe: str,
-    day: np.datetime64,
-    names: Sequence[str],
-    wanted: np.ndarray,
-    version: int | None,
-) -> np.ndarray:
-    """Adjusted close of the last traded session before ``day``, (I,), NaN where there is none."""
-    result = np.full(len(names), np.nan)
-    end: Any = (day - 1).item()
-    # nearly all trade within the last month; only long suspensions and new listings need the whole past
-    start: Any
-    for start in ((day - 31).item(), None):
-        open_rows = np.flatnonzero(wanted & np.isnan(result))
-        if not len(open_rows):
+def _closes_before(
+    store: TableStore, universe: str, day: np.datetime64, names: Sequence[str], version: int | None
+) -> dict[str, float]:
+    """Adjusted close of the last traded session before ``day`` of each instrument that has one."""
+    found: dict[str, float] = {}
+    for reach in REACHES:
+        asked = [n for n in names if n not in found]
+        if not asked:
             break
-        asked = [names[int(i)] for i in open_rows]
+        start = None if reach is None else _day(day - reach)
         rows = store.read(
-            "raw_ohlcv", universe, start, end, asked, ["date", "instrument", "close", "factor"], version=version
+            "raw_ohlcv",
+            universe,
+            start,
+            _day(day - 1),
+            asked,
+            ["date", "instrument", "close", "factor"],
+            version=version,
         )
-        if not rows.num_rows:
-            continue
         value = rows["close"].to_numpy() * rows["factor"].to_numpy()
-        row = open_rows[pc.index_in(rows["instrument"], value_set=pa.array(asked, pa.string())).to_numpy()]
         valid = ~np.isnan(value)
         # rows are sorted by date: the last assignment to an instrument is its newest
-        result[row[valid]] = value[valid]
-    return result
+        found |= zip(rows["instrument"].filter(pa.array(valid)).to_pylist(), value[valid].tolist(), strict=True)
+    return found
+
+
+def change_reach(
+    store: TableStore,
+    universe: str,
+    listed: Mapping[str, tuple[np.datetime64, np.datetime64]],
+    start: np.datetime64,
+    end: np.datetime64,
+    version: int | None = None,
+) -> np.datetime64:
+    """Last session whose ``change`` depends on rows of [start, end]: ``end``, or a later one.
+
+    ``change`` looks back to the last traded close, so a row reaches to its instrument's next one. ``listed``: first and
+    last session of the instruments whose later rows matter.
+    """
+    later = {name: first for name, (first, last) in listed.items() if last > end}
+    until: Any = max((listed[name][1] for name in later), default=end)
+    known = [name for name, first in later.items() if first <= end]
+    if len(known) < len(later):
+        # listed after the range as far as was known; rows of theirs in it are new
+        unknown_yet = [name for name, first in later.items() if first > end]
+        rows = store.read(
+            "raw_ohlcv", universe, _day(start), _day(end), unknown_yet, ["date", "instrument"], version=version
+        )
+        known += pc.unique(rows["instrument"]).to_pylist()
+    found: dict[str, np.datetime64] = {}
+    for reach in REACHES:
+        stop = until if reach is None else min(until, end + np.timedelta64(reach, "D"))
+        asked = [name for name in known if name not in found]
+        if not asked:
+            break
+        rows = store.read(
+            "raw_ohlcv", universe, _day(end + 1), _day(stop), asked, ["date", "instrument"], version=version
+        )
+        days = rows["date"].to_numpy().astype("datetime64[D]")
+        # sorted by date: in reverse the last assignment to an instrument is its first session
+        found |= zip(rows["instrument"].to_pylist()[::-1], days[::-1], strict=True)
+        if stop == until:
+            break
+    return max(found.values(), default=end)
+
+
+def _day(day: Any) -> date:
+    return day.astype("datetime64[D]").item()  # type: ignore[no-any-return]

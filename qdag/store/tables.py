@@ -4,14 +4,16 @@ Layout, conflicts, schema evolution and maintenance belong here; what the column
 does turning rows into panels (``qdag.store.panels``).
 """
 
+import hashlib
 import json
+import os
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,8 @@ from qdag.settings import NAME_PATTERN
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, PostCommitHookProperties
+    from pyarrow.fs import FileSystem
 
 PARTITIONS = ("universe", "month")
 CHECKPOINT_EVERY = 50
@@ -31,6 +34,12 @@ FILE_BYTES = 16 << 20
 """A file is closed beyond this size: the writer keeps one open per month, whole, until the commit."""
 ATTEMPTS = 30
 LAYOUT = pa.field("month", pa.string(), nullable=False)
+# an old version that is kept must stay readable, whatever its age: no writer may trim the log
+KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
+# Delta readers and Delta's own vacuum leave folders alone that begin with an underscore
+LOG, CHECKSUMS, DAMAGED = "_delta_log", "_checksums", "_damaged"
+# first what commits removed, at once; then what no commit knows, when it is a day old and surely nobody's
+_PASSES = ((False, 0), (True, 24))
 
 
 class TableStore:
@@ -61,14 +70,18 @@ class TableStore:
         universe: str,
         start: date,
         end: date,
-        data: pa.Table | Iterable[pa.RecordBatch],
+        data: pa.Table | Iterable[pa.RecordBatch] | Callable[[], Iterable[pa.RecordBatch]],
         provenance: Mapping[str, str],
+        match: tuple[str, str] | None = None,
     ) -> int:
         """Replace every row of ``universe`` with ``start <= date <= end`` in one commit; return the new version.
 
-        ``data`` has exactly the columns of ``spec`` in any order; zero rows empty the range. A table or a sequence of
-        batches is written again after a commit conflict; a one-shot iterator cannot be, so a conflict that the log
-        itself cannot resolve raises. Batches are checked while they stream: a failure leaves the table as it was.
+        ``match``, a text column and its value, narrows this to rows with that value; all of ``data`` must have it.
+
+        ``data`` has exactly the columns of ``spec`` in any order; zero rows empty the range. A table, a sequence
+        of batches and what a function gives are written again after a commit conflict (the function is called again);
+        a one-shot iterator cannot be, so a conflict that the log itself cannot resolve raises. Batches are checked
+        while they stream: a failure leaves the table as it was.
 
         Columns that ``spec`` has gained are added (null in older rows); columns that it has lost stay, null in the
         rows written from now on. A changed type and a new column that may not be null are refused.
@@ -82,7 +95,6 @@ class TableStore:
         from deltalake import (
             ColumnProperties,
             CommitProperties,
-            PostCommitHookProperties,
             WriterProperties,
             write_deltalake,
         )
@@ -99,7 +111,10 @@ class TableStore:
             f"universe = '{universe}' AND month >= '{months[0]}' AND month <= '{months[-1]}' "
             f"AND date >= DATE '{start}' AND date <= DATE '{end}'"
         )
-        again = isinstance(data, pa.Table | Sequence)
+        if match is not None:
+            column, value = (_name("column", match[0]), _name("value", match[1]))
+            predicate += f" AND \"{column}\" = '{value}'"
+        again = isinstance(data, pa.Table | Sequence) or callable(data)
         # floats hardly ever repeat: trying a dictionary on them takes three times as long and twice the memory
         texts = [c.name for c in spec.columns if c.name in spec.keys or c.dtype == "string"]
         layout = WriterProperties(
@@ -113,8 +128,9 @@ class TableStore:
         for attempt in range(ATTEMPTS):
             table = self._create(spec)
             self._check_evolution(spec, table)
-            source = data.to_batches(max_chunksize=1 << 16) if isinstance(data, pa.Table) else data
-            checked = _Checked(spec, universe, start, end)
+            source = data() if callable(data) else data
+            source = source.to_batches(max_chunksize=1 << 16) if isinstance(source, pa.Table) else source
+            checked = _Checked(spec, universe, start, end, match)
             reader = pa.RecordBatchReader.from_batches(checked.schema, checked.batches(source))
             try:
                 write_deltalake(
@@ -126,10 +142,16 @@ class TableStore:
                     target_file_size=FILE_BYTES,
                     writer_properties=layout,
                     commit_properties=CommitProperties(
-                        custom_metadata={"provenance": json.dumps(dict(provenance), sort_keys=True)},
+                        custom_metadata={
+                            **_provenance(provenance),
+                            "universe": universe,
+                            "start": start.isoformat(),
+                            "end": end.isoformat(),
+                            **({"match": f"{match[0]}={match[1]}"} if match else {}),
+                        },
                         max_commit_retries=ATTEMPTS,
                     ),
-                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+                    post_commithook_properties=_keep_log(),
                 )
             except Exception as error:
                 # deltalake reports an exception of the stream as its own; the first cause is the one to tell
@@ -151,6 +173,7 @@ class TableStore:
                     ) from error
                 time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
                 continue
+            self._record(spec.name, table.version())
             return table.version()
         raise AssertionError("unreachable")
 
@@ -176,6 +199,7 @@ class TableStore:
                         # statistics of 158 float columns per file cost more than they ever skip
                         "delta.dataSkippingStatsColumns": ",".join(k for k in spec.keys if k not in PARTITIONS),
                         "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+                        **KEEP_LOG,
                     },
                     storage_options=self.storage_options,
                 )
@@ -339,14 +363,14 @@ class TableStore:
             found = (i.base_name for i in PyFileSystem(handler).get_file_info(FileSelector("", allow_not_found=True)))
         return sorted(n for n in found if re.fullmatch(NAME_PATTERN, n) and self.exists(n))
 
-    def columns(self, name: str) -> list[str]:
+    def columns(self, name: str, version: int | None = None) -> list[str]:
         """Stored columns without the month partition, keys first, then in order of their first appearance."""
-        return _columns(self._table(name))
+        return _columns(self._table(name, version))
 
-    def sessions(self, name: str, universe: str) -> np.ndarray:
+    def sessions(self, name: str, universe: str, version: int | None = None) -> np.ndarray:
         """Distinct stored dates of a universe, sorted, datetime64[D]; from file statistics where a file is one day."""
         _name("universe", universe)
-        table = self._table(name)
+        table = self._table(name, version)
         files = pa.table(table.get_add_actions(flatten=True))
         if files.num_rows == 0:
             return np.array([], "datetime64[D]")
@@ -369,53 +393,246 @@ class TableStore:
         dataset, condition = self._scan(self._table(name), universe, start, end)
         return dataset.count_rows(filter=condition)
 
+    def keys(self, name: str) -> list[str]:
+        """Columns that identify a row."""
+        return _keys(self._table(name))
+
     def history(self, name: str) -> list[dict[str, Any]]:
-        """Commits, newest first: version, timestamp (UTC), operation, provenance (empty for maintenance)."""
-        return [
-            {
-                "version": row["version"],
-                "timestamp": datetime.fromtimestamp(row["timestamp"] / 1000, UTC),
-                "operation": row["operation"],
-                "provenance": json.loads(row.get("provenance", "{}")),
-            }
-            for row in self._table(name).history()
-        ]
+        """Commits, newest first: version, timestamp (UTC), operation, provenance (empty where none was given), the
+        universe, start, end and match that a write replaced (None for other operations), and Delta's own metrics."""
+        # read from the log itself: deltalake numbers its history wrongly while others commit
+        from pyarrow.fs import FileSelector
+
+        self._table(name)
+        filesystem = self.filesystem(name)
+        found = []
+        for file in filesystem.get_file_info(FileSelector(LOG)):
+            if not re.fullmatch(r"\d{20}\.json", file.base_name):
+                continue
+            row: dict[str, Any]
+            with filesystem.open_input_stream(file.path) as stream:
+                actions = (json.loads(line) for line in bytes(stream.read()).splitlines() if b'"commitInfo"' in line)
+                row = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            found.append(
+                {
+                    "version": int(file.base_name[:20]),
+                    "timestamp": datetime.fromtimestamp(row.get("timestamp", 0) / 1000, UTC),
+                    "operation": row.get("operation", "unknown"),
+                    "provenance": json.loads(row.get("provenance", "{}")),
+                    "universe": row.get("universe"),
+                    "start": date.fromisoformat(row["start"]) if "start" in row else None,
+                    "end": date.fromisoformat(row["end"]) if "end" in row else None,
+                    "match": row.get("match"),
+                    "metrics": row.get("operationMetrics", {}),
+                }
+            )
+        return sorted(found, key=lambda commit: commit["version"], reverse=True)
+
+    def files(self, name: str, version: int | None = None) -> pa.Table:
+        """Data files of a version: path below the table, universe, month, size (bytes), rows, first and last date."""
+        found = pa.table(self._table(name, version).get_add_actions(flatten=True))
+        columns = {
+            "path": ("path", pa.string()),
+            "universe": ("partition.universe", pa.string()),
+            "month": ("partition.month", pa.string()),
+            "size": ("size_bytes", pa.int64()),
+            "rows": ("num_records", pa.int64()),
+            "first": ("min.date", pa.date32()),
+            "last": ("max.date", pa.date32()),
+        }
+        empty = found.num_rows == 0
+        return pa.table({k: pa.array([], d) if empty else found[c].cast(d) for k, (c, d) in columns.items()})
+
+    def stored_files(self, name: str) -> dict[str, int]:
+        """Data files in a table's folder with their sizes, whether a version needs them or not."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self.filesystem(name).get_file_info(FileSelector("", recursive=True))
+        return {
+            i.path: i.size for i in found if i.type == FileType.File and i.path[0] != "_" and i.extension == "parquet"
+        }
+
+    def filesystem(self, name: str) -> "FileSystem":
+        """A table's own folder, to read its files from."""
+        from pyarrow.fs import LocalFileSystem, PyFileSystem, SubTreeFileSystem
+
+        if not self._remote:
+            return SubTreeFileSystem(self.uri(name), LocalFileSystem())
+        from deltalake.fs import DeltaStorageHandler
+
+        return PyFileSystem(DeltaStorageHandler(self.uri(name), self.storage_options))
+
+    # -- maintenance ---------------------------------------------------------------------------------------------------
 
     def compact(self, name: str) -> dict[str, Any]:
         """Merge small files of each partition; contents and older versions stay. Returns Delta's metrics."""
-        return self._maintain(name, "compact", lambda table: table.optimize.compact(max_concurrent_tasks=2))
 
-    def vacuum(self, name: str, retention_hours: int = 168, dry_run: bool = False) -> list[str]:
-        """Delete files that no version of the last ``retention_hours`` needs; returns their paths.
+        def action(table: "DeltaTable") -> dict[str, Any]:
+            before = table.version()
+            metrics = table.optimize.compact(max_concurrent_tasks=2, post_commithook_properties=_keep_log())
+            if table.version() != before:
+                self._record(name, table.version())
+            return metrics
 
-        Older versions cannot be read afterwards. Below a week, files of a write in progress may be lost: do so only
-        when nothing writes.
+        return self._maintain(name, "compact", action)
+
+    def restore(self, name: str, version: int, provenance: Mapping[str, str]) -> int:
+        """Make the contents and columns of ``version`` the newest in a new commit; return that commit's version.
+
+        Raises
+        ------
+        StoreError
+            A version that never existed or whose files were vacuumed.
         """
-        if retention_hours < 0:
-            raise StoreError(f"retention_hours must not be negative, got {retention_hours}")
+        from deltalake import CommitProperties
+
+        self._table(name, version)
+
+        def action(table: "DeltaTable") -> int:
+            properties = CommitProperties(custom_metadata=_provenance(provenance))
+            table.restore(version, commit_properties=properties, post_commithook_properties=_keep_log())
+            return table.version()
+
+        return self._maintain(name, f"restore to version {version}", action)
+
+    def vacuum(self, name: str, keep: Iterable[int] = (), dry_run: bool = False) -> list[str]:
+        """Delete the files that neither the newest version nor those of ``keep`` need; returns their paths.
+
+        Versions left out of ``keep`` cannot be read afterwards, except where they share all files with one that stays.
+        Files that no commit has mentioned are those of a write in progress or of one that died: they stay for a day.
+        """
+        versions = sorted({int(v) for v in keep})
+        present = self.stored_files(name)
+        found: set[str] = set()
+        for full, hours in _PASSES:
+            wanted = present.keys() & self._vacuum(name, versions, full, hours, dry_run=True)
+            # an empty vacuum would still be two commits
+            if not dry_run and wanted - found:
+                self._vacuum(name, versions, full, hours, dry_run=False)
+            found |= wanted
+        if not dry_run:
+            self._forget(name)
+        return sorted(found)
+
+    def _vacuum(self, name: str, keep: list[int], full: bool, hours: int, dry_run: bool) -> list[str]:
         return self._maintain(
             name,
             "vacuum",
-            lambda t: t.vacuum(retention_hours=retention_hours, dry_run=dry_run, enforce_retention_duration=False),
+            lambda t: t.vacuum(
+                retention_hours=hours,
+                dry_run=dry_run,
+                enforce_retention_duration=False,
+                full=full,
+                keep_versions=keep,
+                post_commithook_properties=_keep_log(),
+            ),
         )
+
+    def set_aside(self, name: str, paths: Iterable[str], provenance: Mapping[str, str]) -> int:
+        """Take damaged files of the newest version out of the table; return the new version.
+
+        They are moved to ``_damaged`` in the table's folder, out of every reader's sight; their rows are gone until
+        they are written again. :meth:`put_back` undoes it.
+        """
+        from deltalake import CommitProperties
+
+        folder = self.folder(name)
+        for path in paths:
+            self.inside(name, path)
+            aside = folder / DAMAGED / path
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            if (folder / path).exists():
+                (folder / path).replace(aside)
+
+        def action(table: "DeltaTable") -> int:
+            properties = CommitProperties(custom_metadata=_provenance(provenance))
+            table.repair(commit_properties=properties, post_commithook_properties=_keep_log())
+            return table.version()
+
+        return self._maintain(name, "removal of damaged files", action)
+
+    def put_back(self, name: str, paths: Iterable[str]) -> None:
+        """Move files that were set aside to their old place; the log is not changed."""
+        folder = self.folder(name)
+        for path in paths:
+            self.inside(name, path)
+            if (aside := folder / DAMAGED / path).exists():
+                aside.replace(folder / path)
+
+    def inside(self, name: str, path: str) -> Path:
+        """A file of a table by its path in the log; a path that leads out of the table's folder is refused."""
+        folder = self.folder(name)
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"file {path!r} is not below {folder}; give a path from the table's own log")
+        return folder / path
+
+    def folder(self, name: str) -> Path:
+        """A table's folder; for what cannot be done below an object store URL, which is refused."""
+        if self._remote:
+            raise StoreError(f"table {name!r} at {self.uri(name)} is in no local folder; do this on a local copy")
+        return Path(self.uri(name))
 
     def _maintain(self, name: str, what: str, action: Any) -> Any:
         from deltalake.exceptions import DeltaError
 
         for attempt in range(ATTEMPTS):
             try:
-                return action(self._table(name))
+                table = self._table(name)
+                # compaction trims the log whatever its commit is told: only the table's own property holds it back
+                if not KEEP_LOG.items() <= table.metadata().configuration.items():
+                    table.alter.set_table_properties(KEEP_LOG)
+                return action(table)
             except DeltaError as error:
                 if attempt == ATTEMPTS - 1 or not _conflict(error):
                     raise StoreError(f"{what} of table {name!r} failed: {error}") from error
                 time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
 
+    # -- checksums -----------------------------------------------------------------------------------------------------
+
+    def checksums(self, name: str) -> dict[str, str]:
+        """SHA-256 of data files by path, as they were when they were written; of local tables only."""
+        if self._remote:
+            return {}
+        found: dict[str, str] = {}
+        for file in sorted((Path(self.uri(name)) / CHECKSUMS).glob("*.json")):
+            found |= json.loads(file.read_text("utf-8"))
+        return found
+
+    def record(self, name: str, version: int, found: Mapping[str, str]) -> None:
+        """Remember checksums of files, under the version that brought them."""
+        if found and not self._remote:
+            write_checksums(Path(self.uri(name)), version, found)
+
+    def _record(self, name: str, version: int) -> None:
+        """Checksums of what a commit added, read back while the system still holds it in memory."""
+        if self._remote:
+            return
+        folder = Path(self.uri(name))
+        found = {}
+        for line in (folder / LOG / f"{version:020d}.json").read_text("utf-8").splitlines():
+            add = json.loads(line).get("add")
+            # a later commit and a vacuum may have taken it away already
+            if add and (folder / add["path"]).exists():
+                with (folder / add["path"]).open("rb") as file:
+                    found[add["path"]] = digest(file)
+        self.record(name, version, found)
+
+    def _forget(self, name: str) -> None:
+        """Drop the checksums of files that are gone."""
+        if self._remote:
+            return
+        folder = Path(self.uri(name))
+        for file in (folder / CHECKSUMS).glob("*.json"):
+            known = json.loads(file.read_text("utf-8"))
+            if not any((folder / path).exists() for path in known):
+                file.unlink()
+
 
 class _Checked:
     """Checks batches while they stream into a write and adds the month; keys are kept for the duplicate check."""
 
-    def __init__(self, spec: TableSpec, universe: str, start: date, end: date):
-        self.spec, self.universe, self.start, self.end = spec, universe, start, end
+    def __init__(self, spec: TableSpec, universe: str, start: date, end: date, match: tuple[str, str] | None = None):
+        self.spec, self.universe, self.start, self.end, self.match = spec, universe, start, end, match
         self.schema = _stored_schema(spec)
         self.error: BaseException | None = None
 
@@ -456,6 +673,12 @@ class _Checked:
                 f"{n} rows for table {spec.name!r} are of universe {other!r}, but {self.universe!r} is being replaced; "
                 f"write each universe on its own"
             )
+        if self.match is not None:
+            column_name, value = self.match
+            if n := pc.sum(pc.not_equal(batch.column(column_name), value)).as_py():
+                raise StoreError(
+                    f"{n} rows for table {spec.name!r} do not have {column_name} {value!r}; write it alone"
+                )
         dates = batch.column("date")
         first, last = pa.scalar(self.start, pa.date32()), pa.scalar(self.end, pa.date32())
         outside = pc.or_(pc.less(dates, first), pc.greater(dates, last))
@@ -540,6 +763,35 @@ def _columns(table: "DeltaTable") -> list[str]:
 def _keys(table: "DeltaTable") -> list[str]:
     indexed = table.metadata().configuration.get("delta.dataSkippingStatsColumns") or "date"
     return ["universe", *indexed.split(",")]
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of an open file, as hexadecimal text."""
+    found = hashlib.sha256()
+    while part := file.read(1 << 20):
+        found.update(part)
+    return found.hexdigest()
+
+
+def write_checksums(folder: Path, version: int, found: Mapping[str, str]) -> None:
+    """Add SHA-256 of files by path to what is known in a table's folder."""
+    file = folder / CHECKSUMS / f"{version:020d}.json"
+    file.parent.mkdir(exist_ok=True)
+    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({**known, **found}, sort_keys=True), "utf-8")
+    part.replace(file)
+
+
+def _provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+    return {"provenance": json.dumps(dict(provenance), sort_keys=True)}
+
+
+def _keep_log() -> "PostCommitHookProperties":
+    """Do not trim the log after a commit, also where a table was created without ``KEEP_LOG``."""
+    from deltalake import PostCommitHookProperties
+
+    return PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def _conflict(error: Exception) -> bool:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, UnknownNameError
 from qdag.schema import RAW_OHLCV, feature_table
-from qdag.store.panels import ENGINE_FIELDS, panel_batches, panel_table, read_panel, table_matrix
+from qdag.store.panels import (
+    ENGINE_FIELDS,
+    change_reach,
+    panel_batches,
+    panel_table,
+    read_panel,
+    read_panels,
+    table_matrix,
+)
 from qdag.store.tables import TableStore
 
 SPEC = feature_table("demo", [("x", "a feature"), ("y", "a feature")], "for tests")
@@ -151,3 +159,63 @@ def test_read_panel_refuses_lost_sessions_and_missing_factors(tmp_path):
         read_panel(store, "u", SESSIONS)
     assert read_panel(store, "u", SESSIONS + np.timedelta64(9000, "D")).shape == (0, 5)
     assert SESSIONS[0].item() + timedelta(days=1) == date(2020, 1, 31)
+
+
+def test_panels_follow_each_other(tmp_path):
+    """Chunks are slices of the whole, from one version, with only the instruments of their own sessions."""
+    store = TableStore(tmp_path)
+    put(store, [(0, "A", 10.0, 1.0), (0, "B", 5.0, 1.0), (1, "B", 6.0, 1.0), (3, "A", 12.0, 1.0), (4, "C", 1.0, 1.0)])
+    whole = read_panel(store, "u", SESSIONS)
+    panels = read_panels(store, "u", SESSIONS, 2)
+    parts = [next(panels)]
+    put(store, [(4, "Z", 1.0, 1.0)])
+    parts += panels
+    assert [part.instruments for part in parts] == [("A", "B"), ("A",), ("C",)]
+    for k, part in enumerate(parts):
+        rows = [whole.instruments.index(name) for name in part.instruments]
+        for name in ENGINE_FIELDS:
+            np.testing.assert_array_equal(part[name], whole[name][rows, 2 * k : 2 * k + 2])
+    with pytest.raises(StoreError, match="chunk_sessions must be at least 1, got 0"):
+        next(read_panels(store, "u", SESSIONS, 0))
+
+
+def test_only_who_traded_before_is_searched_for(tmp_path, monkeypatch):
+    store = TableStore(tmp_path)
+    put(store, [(0, "A", 10.0, 1.0), (0, "B", 5.0, 1.0), (4, "A", 12.0, 1.0), (4, "B", 6.0, 1.0)])
+    asked = []
+    read = store.read
+    monkeypatch.setattr(store, "read", lambda *args, **more: asked.append(args) or read(*args, **more))
+    (panel,) = read_panels(store, "u", SESSIONS[4:], traded_before={"A"})
+    np.testing.assert_array_equal(panel["change"], np.array([[12 / 10 - 1], [np.nan]], "f4"))
+    assert [args[4] for args in asked] == [None, ["A"]]
+
+
+def test_how_far_a_correction_reaches(tmp_path):
+    store = TableStore(tmp_path)
+    put(store, [(0, "A", 1.0, 1.0), (3, "A", 1.0, 1.0), (0, "B", 1.0, 1.0), (1, "B", 1.0, 1.0), (4, "C", 1.0, 1.0)])
+
+    def reach(start, end, **listed):
+        spans = {name: (SESSIONS[a], SESSIONS[b]) for name, (a, b) in listed.items()}
+        return int(np.searchsorted(SESSIONS, change_reach(store, "u", spans, SESSIONS[start], SESSIONS[end])))
+
+    everyone = {"A": (0, 3), "B": (0, 1), "C": (4, 4)}
+    # A's close of the first session is looked back to on the fourth
+    assert reach(0, 0, **everyone) == 3
+    assert reach(0, 0, B=(0, 1)) == 1
+    # nobody listed by then trades later
+    assert reach(3, 3, **everyone) == 3
+    assert reach(4, 4, **everyone) == 4
+    assert reach(0, 0) == 0
+    # C was not known before the fifth session; its row on the second is new and reaches there
+    put(store, [(1, "C", 1.0, 1.0), (4, "C", 1.0, 1.0)])
+    assert reach(1, 1, **everyone) == 4
+    assert reach(2, 2, C=(4, 4)) == 2
+
+
+def test_a_reach_over_years(tmp_path):
+    store = TableStore(tmp_path)
+    late = np.array(["2020-01-30", "2021-07-01"], "M8[D]")
+    table = bars([(0, "A", 10.0, 1.0), (1, "A", 4.0, 1.0)])
+    table = table.set_column(1, RAW_OHLCV.arrow().field("date"), pa.array(late.tolist(), pa.date32()))
+    store.replace(RAW_OHLCV, "u", date(2019, 1, 1), date(2021, 12, 31), table, {})
+    assert change_reach(store, "u", {"A": (late[0], late[1])}, late[0], late[0]) == late[1]

@@ -2,21 +2,21 @@
 
 import itertools
 import os
+from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import MissingDataError, StoreError, UnknownNameError
-from qdag.schema import RAW_OHLCV
+from qdag.provider import MISSING_WORDS, instrument_of, qlib_symbol
 from qdag.store import qlib_bin
-from qdag.store.panels import ENGINE_FIELDS, read_panel
-from qdag.store.qlib_bin import QlibBinWriter, qlib_symbol, read_provider_panel
-from qdag.store.tables import TableStore
+from qdag.store.panels import ENGINE_FIELDS
+from qdag.store.qlib_bin import QlibBinWriter, read_provider_panel, verify_provider
+from qdag.universes import Pool, Span
 
 SESSIONS = np.array(["2020-01-30", "2020-01-31", "2020-02-03", "2020-02-04", "2020-02-05", "2020-02-06"], "M8[D]")
 NAN = np.nan
@@ -27,6 +27,11 @@ def panel(close, instruments=None, sessions=SESSIONS):
     close = np.array(close, np.float32)
     names = instruments or [f"S{i}" for i in range(len(close))]
     return Panel(names, sessions[: close.shape[1]], {f: close + np.float32(k) for k, f in enumerate(ENGINE_FIELDS)})
+
+
+def differences(provider, whole, calendar=SESSIONS, **more):
+    """What verify says, without the reminder that no later session is known."""
+    return verify_provider(provider, whole, calendar, **more).lines()
 
 
 def files(provider):
@@ -62,7 +67,7 @@ cells = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cells, st.sets(st.integers(1, 5)))
 def test_session_by_session_equals_at_once(tmp_path_factory, close, cuts):
     whole = panel(close)
@@ -70,7 +75,11 @@ def test_session_by_session_equals_at_once(tmp_path_factory, close, cuts):
     QlibBinWriter(once).write(whole, SESSIONS)
     piecewise(steps, whole, [0, *sorted(cuts), 6])
     assert files(once) == files(steps)
-    assert QlibBinWriter(steps).verify(whole) == []
+    assert differences(steps, whole) == []
+    together = tmp_path_factory.mktemp("together")
+    parts = [whole.window(a, b) for a, b in itertools.pairwise([0, *sorted(cuts), 6])]
+    QlibBinWriter(together).write(iter(parts), SESSIONS)
+    assert files(once) == files(together)
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,26 +153,38 @@ def test_leftovers_of_a_crash_do_not_become_visible(tmp_path):
     assert {k: v for k, v in got.items() if "future" not in k} == {k: v for k, v in want.items() if "future" not in k}
 
 
-def test_failures_are_collected_before_the_calendar_advances(tmp_path):
+def test_what_stops_a_publication_and_what_leaves_an_instrument_out(tmp_path):
     writer = QlibBinWriter(tmp_path)
-    names = ["OK", "AB", "ab", "X/Y", "T\t1"]
-    with pytest.raises(StoreError, match=r"(?s)3 of 5 instruments.*T.*X/Y.*ab: shares the folder 'ab' with 'AB'"):
-        writer.write(panel([[1.0] * 6] * 5, names), SESSIONS)
+    with pytest.raises(StoreError, match=r"2 of 4.*ab: shares the folder 'ab' with 'AB'; na_: shares .* with 'NA'"):
+        writer.write(panel([[1.0] * 6] * 4, ["NA", "na_", "AB", "ab"]), SESSIONS)
     assert not (tmp_path / "calendars").exists()
+    bad = ["X/Y", "T\t1", "..", " A", "\u2028", "L" * 300]
+    report = writer.write(panel([[1.0] * 6] * 7, ["OK", *bad]), SESSIONS)
+    assert set(report.left_out) == set(bad)
+    assert (report.instruments, report.rows) == (1, 6)
+    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == ["ok"]
+    told = verify_provider(tmp_path, panel([[1.0] * 6] * 7, ["OK", *bad]), SESSIONS)
+    assert {(d.instrument, d.kind) for d in told.differences} == {(name, "missing") for name in bad}
+
     whole = panel([[1.0] * 6] * 2, ["A", "B"])
+    provider = tmp_path / "two"
+    writer = QlibBinWriter(provider)
     writer.write(whole.window(0, 3), SESSIONS)
-    before = files(tmp_path)
-    (tmp_path / "features" / "b" / "low.day.bin").unlink()
-    (tmp_path / "features" / "b" / "low.day.bin").mkdir()
+    before = files(provider)
+    (provider / "features" / "b" / "low.day.bin").unlink()
+    (provider / "features" / "b" / "low.day.bin").mkdir()
     with pytest.raises(StoreError, match=r"1 of 2 instruments.*B: .*low.day.bin"):
         writer.write(whole.window(3, 6), SESSIONS)
-    after = files(tmp_path)
+    after = files(provider)
     assert not any(".writing" in name for name in after)
     assert all(after[n] == before[n] for n in before if n.startswith(("calendars", "instruments")))
-    assert writer.verify(whole.window(0, 6))[0].startswith("calendar: 3 sessions are not published")
-    os.rmdir(tmp_path / "features" / "b" / "low.day.bin")
+    assert "2020-02-04" in differences(provider, whole)[0]
+    assert "B low: torn, 3 sessions, first 2020-01-30: stored nan, expected 3.0" in differences(
+        provider, whole.window(0, 3)
+    )
+    os.rmdir(provider / "features" / "b" / "low.day.bin")
     writer.write(whole, SESSIONS)
-    assert writer.verify(whole) == []
+    assert differences(provider, whole) == []
 
 
 def test_refuses_gaps_shifts_and_wrong_fields(tmp_path):
@@ -182,8 +203,15 @@ def test_refuses_gaps_shifts_and_wrong_fields(tmp_path):
         writer.write(Panel(["A"], SESSIONS, {f: whole[f] for f in ENGINE_FIELDS[:6]}), SESSIONS)
     with pytest.raises(StoreError, match=r"future session 2020-02-06 is not after"):
         writer.write(whole, SESSIONS, SESSIONS[-1:])
+    with pytest.raises(StoreError, match=r"a panel ends at 2020-01-31 and the next begins at 2020-02-04"):
+        writer.write([whole.window(0, 2), whole.window(3, 4)], SESSIONS)
+    with pytest.raises(StoreError, match=r"no panel"):
+        writer.write([], SESSIONS)
     writer.write(panel([[7, 8]], sessions=SESSIONS[4:]), SESSIONS[4:])
     assert read_provider_panel(tmp_path).shape == (1, 2)
+    (tmp_path / "instruments" / "all.txt").unlink()
+    with pytest.raises(StoreError, match=r"no instruments/all.txt.*write the whole calendar"):
+        writer.write(panel([[7]], sessions=SESSIONS[5:]), SESSIONS[4:])
 
 
 def test_an_earlier_correction_keeps_the_calendar(tmp_path):
@@ -194,7 +222,7 @@ def test_an_earlier_correction_keeps_the_calendar(tmp_path):
     assert read_provider_panel(tmp_path)["open"].tolist() == [[1, 9, 3, 4, 5, 6]]
 
 
-def test_reader_and_verify(tmp_path):
+def test_reader(tmp_path):
     with pytest.raises(MissingDataError, match=r"no Qlib provider"):
         read_provider_panel(tmp_path)
     whole = panel([[1, NAN, 3, NAN, NAN, NAN], [NAN, NAN, NAN, 4, 5, 6]], ["NA", "CON"])
@@ -212,75 +240,252 @@ def test_reader_and_verify(tmp_path):
         read_provider_panel(tmp_path, instruments=["ZZ"])
     with pytest.raises(UnknownNameError, match=r"'closs'.*did you mean 'close'"):
         read_provider_panel(tmp_path, ["closs"])
-    other = {f: v.copy() for f, v in whole.fields.items()}
-    other["volume"][1, 4] = 8
-    differences = QlibBinWriter(tmp_path).verify(Panel(["NA", "CON"], SESSIONS, other))
-    assert differences == ["CON volume: 1 of 6 sessions differ, first 2020-02-05: stored 9.0, expected 8.0"]
-    only = QlibBinWriter(tmp_path).verify(panel([[NAN, NAN, NAN, 5, 6, 7]], ["CON"]))
-    assert [d for d in only if d.startswith("NA open")] == [
-        "NA open: 2 of 6 sessions differ, first 2020-01-30: stored 1.0, expected nan"
+
+
+@given(st.text("NA_naUL", max_size=6) | st.sampled_from(["NA", "NULL", "nan", "None", "TRUE", "NA_", "NA__"]))
+def test_symbols_are_reversible(name):
+    """No two instruments have one symbol, and none is a word that Qlib's reader takes for a missing value."""
+    assert instrument_of(qlib_symbol(name)) == name
+    assert qlib_symbol(name) not in MISSING_WORDS
+
+
+def day(position):
+    return SESSIONS[position].item()
+
+
+def test_pools(tmp_path):
+    whole = panel([[1, 2, 3, 4, 5, 6]] * 3, ["NA", "TRUE", "B"])
+    spans = (
+        Span("NA", date(2000, 1, 1), day(1)),
+        Span("NA", day(3), date.max),
+        Span("TRUE", day(0), day(2)),
+        Span("TRUE", day(1), day(4)),
+        Span("ZZ", day(0), day(5)),
+        Span("B", date(2000, 1, 1), date(2019, 12, 31)),
+    )
+    writer = QlibBinWriter(tmp_path)
+    instruments = tmp_path / "instruments"
+    report = writer.write(whole.window(0, 3), SESSIONS, pools=[Pool("index", spans), Pool("gone", spans[:1])])
+    # a span that begins after the last published session is not there yet
+    want = "NA_\t2020-01-30\t2020-01-31\nTRUE\t2020-01-30\t2020-02-03\n"
+    assert (instruments / "index.txt").read_text() == want
+    assert (report.pools, report.without_bins) == ({"index": 2, "gone": 1}, {"index": ["ZZ"]})
+    seen = {}
+
+    def pools(days, sessions):
+        seen.update(days)
+        assert sessions.tolist() == SESSIONS.tolist()
+        return [Pool("index", spans), Pool("empty", ())]
+
+    writer.write(whole.window(3, 6), SESSIONS, pools=pools)
+    assert seen == {name: (day(0), day(5)) for name in ("NA", "TRUE", "B")}
+    want = "NA_\t2020-01-30\t2020-01-31\nNA_\t2020-02-04\t2020-02-06\nTRUE\t2020-01-30\t2020-02-05\n"
+    assert (instruments / "index.txt").read_text() == want
+    assert sorted(p.name for p in instruments.iterdir()) == ["all.txt", "empty.txt", "index.txt"]
+    assert differences(tmp_path, whole, pools=[Pool("index", spans), Pool("empty", ())]) == []
+    assert differences(tmp_path, whole, pools=[Pool("index", spans[2:]), Pool("new", ())]) == [
+        "instruments/index.txt: line 1 has 'NA_\\t2020-01-30\\t2020-01-31' where "
+        "'TRUE\\t2020-01-30\\t2020-02-05' is due",
+        "instruments/new.txt: is missing",
+        "instruments/empty.txt: is no pool of the settings",
     ]
+    for name in ("all", "../up", "A", ""):
+        with pytest.raises(StoreError, match="pool name"):
+            QlibBinWriter(tmp_path / "bad").write(whole, SESSIONS, pools=[Pool(name, ())])
+    assert not (tmp_path / "bad" / "calendars").exists()
 
 
-def raw(cells):
-    rows = [
-        {"universe": "u", "date": SESSIONS[s].item(), "instrument": n, "open": c,
-         "high": c * 1.1, "low": c * 0.9, "close": c, "volume": v,
-             "amount": None, "vwap": c, "factor": f, "split": 1.0, "dividend": 0.0}
-        for s, n, c, v, f in cells
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=RAW_OHLCV.arrow())
+def _values(path, change):
+    values = np.fromfile(path, "<f4")
+    change(values)
+    values.tofile(path)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_table_to_bins_to_panel(tmp_path_factory, data):
-    """The bins hold raw x factor and raw / factor of every stored row, to the float32."""
-    folder = tmp_path_factory.mktemp("round")
-    keys = sorted(data.draw(st.sets(st.tuples(st.integers(0, 5), st.sampled_from(["NA", "TRUE", "A"])), min_size=1)))
-    price, factor = st.floats(0.01, 1e5), st.floats(0.01, 100)
-    rows = [(s, n, data.draw(price), data.draw(st.floats(0, 1e12)), data.draw(factor)) for s, n in keys]
-    store = TableStore(folder / "tables")
-    store.replace(RAW_OHLCV, "u", SESSIONS[0].item(), SESSIONS[-1].item(), raw(rows), {})
-    writer = QlibBinWriter(folder / "qlib")
-    panel = read_panel(store, "u", SESSIONS)
-    writer.write(panel, SESSIONS)
-    assert writer.verify(panel) == []
-    back = read_provider_panel(folder / "qlib")
-    place = {n: i for i, n in enumerate(back.instruments)}
-    assert np.count_nonzero(~np.isnan(back["close"])) == len(rows)
-    for s, n, c, v, f in rows:
-        assert back["close"][place[n], s] == np.float32(c * f)
-        assert back["volume"][place[n], s] == np.float32(v / f)
-        assert back["factor"][place[n], s] == np.float32(f)
-    assert np.isnan(back["amount"]).all()
+def _set(at, value):
+    def change(values):
+        values[at] = value
+
+    return change
 
 
-def test_qlib_reads_the_table(tmp_path):
-    import qlib
-    from qlib.data import D
+def _swap(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
-    cells = [
-        (s, n, 10.0 + s + k, 100.0 * (s + 1), 1.0 + k / 2)
-        for k, n in enumerate(["NA", "TRUE", "CON", "sh600000"])
-        for s in range(6)
-        if not (n == "TRUE" and s == 3) and not (n == "CON" and s < 2)
-    ]
-    store = TableStore(tmp_path / "tables")
-    store.replace(RAW_OHLCV, "u", SESSIONS[0].item(), SESSIONS[-1].item(), raw(cells), {})
-    writer = QlibBinWriter(tmp_path / "qlib")
-    for low, high in ((0, 4), (4, 5), (5, 6)):
-        writer.write(read_panel(store, "u", SESSIONS[low:high]), SESSIONS, np.array(["2020-02-07"], "M8[D]"))
-    qlib.init(provider_uri=str(tmp_path / "qlib"), region="us", kernels=1, logging_level=50)
-    frame = D.features(D.instruments("all"), ["$close", "$volume", "$factor", "Ref($close, 1)"], freq="day")
-    whole = read_panel(store, "u", SESSIONS)
-    seen = 0
-    for i, name in enumerate(whole.instruments):
-        rows = frame.loc[qlib_symbol(name)]
-        listed = whole.exists()[i]
-        assert rows.index.values.astype("M8[D]").tolist() == SESSIONS[listed].tolist()
-        for column, field in (("$close", "close"), ("$volume", "volume"), ("$factor", "factor")):
-            np.testing.assert_array_equal(rows[column].to_numpy(), whole[field][i, listed])
-        seen += len(rows)
-    assert seen == len(frame) == 22
-    assert D.calendar(future=True)[-1] == np.datetime64("2020-02-07")
+
+DAMAGES = {
+    "a value": (
+        lambda p: _values(p / "features/b/close.day.bin", _set(2, 9)),
+        ["B close: differs, 1 sessions, first 2020-02-04: stored 9.0, expected 11.0"],
+    ),
+    "a value where none is": (
+        lambda p: _values(p / "features/b/close.day.bin", _set(3, 9)),
+        ["B close: differs, 1 sessions, first 2020-02-05: stored 9.0, expected nan"],
+    ),
+    "a file": (
+        lambda p: (p / "features/na_/low.day.bin").unlink(),
+        ["NA low: missing, 3 sessions, first 2020-01-30: stored nan, expected 3.0"],
+    ),
+    "half a number": (
+        lambda p: os.truncate(p / "features/na_/low.day.bin", 18),
+        ["NA low: torn, 1 sessions, first 2020-02-04: stored nan, expected 6.0"],
+    ),
+    "no number": (
+        lambda p: os.truncate(p / "features/na_/low.day.bin", 3),
+        ["NA low: torn, 3 sessions, first 2020-01-30: stored nan, expected 3.0"],
+    ),
+    "one too many": (
+        lambda p: _values(p / "features/na_/low.day.bin", lambda v: v.resize(len(v) + 1, refcheck=False)),
+        ["NA low: torn, 1 sessions, first 2020-02-05: stored 0.0, expected nan"],
+    ),
+    "a shift": (
+        lambda p: _values(p / "features/b/open.day.bin", _set(0, 1)),
+        ["B open: torn, 5 sessions, first 2020-01-31: stored 4.0, expected nan"],
+    ),
+    "an instrument": (
+        lambda p: [_swap(p / "instruments/all.txt", "B\t2020-02-03\t2020-02-06\n", "")],
+        ["features/b: belongs to no listed instrument"]
+        + [f"B {f}: missing, 3 sessions, first 2020-02-03: stored nan, expected {4.0 + k}"
+           for k, f in enumerate(ENGINE_FIELDS)],
+    ),
+    "a span": (
+        lambda p: _swap(p / "instruments/all.txt", "B\t2020-02-03", "B\t2020-02-04"),
+        ["instruments/all.txt: lists B 2020-02-04..2020-02-06, the table has it 2020-02-03..2020-02-06"]
+        + [f"B {f}: torn, 0 sessions" for f in ENGINE_FIELDS],
+    ),
+    "another instrument": (
+        lambda p: (p / "features" / "ghost").mkdir(),
+        ["features/ghost: belongs to no listed instrument"],
+    ),
+    "another field": (
+        lambda p: (p / "features/b/alpha.day.bin").write_bytes(b"0123"),
+        ["features/b: holds files that are no field: alpha.day.bin"],
+    ),
+    "a repeated line": (
+        lambda p: _swap(p / "instruments/all.txt", "B\t", "B\t2020-02-03\t2020-02-06\nB\t"),
+        ["instruments/all.txt: line 2 has 'B\\t2020-02-03\\t2020-02-06' where 'NA_\\t2020-01-30\\t2020-02-04' is due"],
+    ),
+    "a session": (
+        lambda p: _swap(p / "calendars/day.txt", "2020-02-03\n", ""),
+        ["calendars/day.txt: has 2020-02-04 where 2020-02-03 is due, so later values are shifted",
+         "calendars/day.txt: cannot be compared with the table: the panel's sessions are not consecutive: not in the "
+         "calendar 2020-02-03, not in the panel none; give every session of the range"],
+    ),
+    "the future": (
+        lambda p: _swap(p / "calendars/day_future.txt", "2020-02-07\n", ""),
+        ["calendars/day_future.txt: ends at the last published session"],
+    ),
+    "another future": (
+        lambda p: _swap(p / "calendars/day_future.txt", "2020-02-07", "2020-02-08"),
+        ["calendars/day_future.txt: does not hold the published sessions and the exchange's next ones"],
+    ),
+    "no future": (
+        lambda p: (p / "calendars/day_future.txt").unlink(),
+        ["calendars/day_future.txt: is missing; a backtest that ends on the last session needs the next one"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_finds(tmp_path, damage):
+    nan = [NAN] * 6
+    whole = panel([[1, NAN, 3, 4, NAN, NAN], [NAN, NAN, 4, 8, NAN, 6], nan], ["NA", "B", "NONE"])
+    future = np.array(["2020-02-07"], "M8[D]")
+    QlibBinWriter(tmp_path).write(whole, SESSIONS, future)
+    assert differences(tmp_path, whole, future=future) == []
+    make, expected = DAMAGES[damage]
+    make(tmp_path)
+    assert differences(tmp_path, whole, future=future) == expected
+
+
+def test_verify_of_a_part_and_of_an_extra_instrument(tmp_path):
+    with pytest.raises(MissingDataError, match="no Qlib provider"):
+        differences(tmp_path, panel([[1]]))
+    whole = panel([[1, NAN, 3, 4, NAN, NAN], [NAN, NAN, 4, 8, NAN, 6]], ["NA", "B"])
+    QlibBinWriter(tmp_path).write(whole, SESSIONS)
+    for low in range(6):
+        for high in range(low + 1, 7):
+            assert differences(tmp_path, whole.window(low, high)) == []
+    _values(tmp_path / "features/b/close.day.bin", _set(2, 9))
+    for low in range(6):
+        for high in range(low + 1, 7):
+            assert bool(differences(tmp_path, whole.window(low, high))) == (low <= 3 < high)
+    only = verify_provider(tmp_path, whole.rows(slice(0, 1)), SESSIONS)
+    assert {(d.instrument, d.kind) for d in only.differences} == {("B", "extra")}
+    assert len(only.differences) == len(ENGINE_FIELDS)
+    assert not only.ok
+    short = verify_provider(tmp_path, whole, SESSIONS[:4])
+    assert short.problems[0] == ("calendars/day.txt", "has 2020-02-05, which the exchange's calendar does not reach")
+
+
+@pytest.mark.parametrize("survived", range(0, 24))
+def test_a_rebuild_survives_any_crash(tmp_path, monkeypatch, survived):
+    """Stop a rebuild after any file system call: readers see the old directory, none, or the new one, never a mix."""
+    old = panel([[1, 2, 3, 4], [NAN, 3, 3, NAN]])
+    new = panel([[5, 6, 7, 8, 9, 9], [4, 4, NAN, NAN, NAN, 1]])
+    provider = tmp_path / "p"
+    writer = QlibBinWriter(provider)
+    writer.write(old, SESSIONS[:4])
+
+    class Crash(BaseException):
+        pass
+
+    calls = iter(range(survived))
+
+    def crashing(function):
+        def call(*args, **kwargs):
+            if next(calls, None) is None:
+                raise Crash
+            return function(*args, **kwargs)
+
+        return call
+
+    crashed = False
+    with monkeypatch.context() as patch:
+        patch.setattr(qlib_bin, "_create", crashing(qlib_bin._create))
+        patch.setattr(qlib_bin, "_flush", crashing(qlib_bin._flush))
+        patch.setattr(Path, "replace", crashing(Path.replace))
+        patch.setattr(Path, "unlink", crashing(Path.unlink))
+        try:
+            writer.write(new, SESSIONS)
+        except Crash:
+            crashed = True
+    if crashed:
+        try:
+            seen = read_provider_panel(provider)
+        except MissingDataError:
+            pass
+        else:
+            want = old if seen.shape[1] == 4 else new
+            for name in ENGINE_FIELDS:
+                np.testing.assert_array_equal(seen[name], want[name])
+    # the next increment may be the first write after the crash
+    begin = len(qlib_bin.read_calendar(provider, missing_ok=True))
+    if begin < 6:
+        writer.write(new.window(min(begin, 3), 6), SESSIONS)
+    writer.write(new, SESSIONS)
+    QlibBinWriter(tmp_path / "once").write(new, SESSIONS)
+    assert files(provider) == files(tmp_path / "once")
+
+
+def test_lost_values_are_not_written_on(tmp_path):
+    """A damaged file is refused where the write does not replace what is lost; a new field is no damage."""
+    whole = panel([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]], ["A", "B"])
+    writer = QlibBinWriter(tmp_path / "p")
+    writer.write(whole.window(0, 4), SESSIONS)
+    path = tmp_path / "p" / "features" / "b" / "low.day.bin"
+    os.truncate(path, 16)
+    with pytest.raises(StoreError, match=r"low.day.bin has lost values of 2020-02-04..2020-02-04; materialize"):
+        writer.write(whole.window(4, 5), SESSIONS)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"low.day.bin has lost values of 2020-01-30..2020-02-04"):
+        writer.write(whole.window(3, 6), SESSIONS)
+    # the range covers the loss
+    writer.write(whole.window(0, 5), SESSIONS)
+    assert differences(tmp_path / "p", whole.window(0, 5)) == []
+    for name in "ab":
+        (tmp_path / "p" / "features" / name / "low.day.bin").unlink()
+    writer.write(whole.window(5, 6), SESSIONS)
+    low = read_provider_panel(tmp_path / "p")["low"]
+    np.testing.assert_array_equal(low, np.where(np.arange(6) == 5, whole["low"], np.nan))

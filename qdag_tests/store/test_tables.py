@@ -1,5 +1,6 @@
 """The Delta tables: exact replacement, refusals, concurrency between real processes, versions."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -223,7 +224,7 @@ def test_files_are_pruned_and_only_keys_have_statistics(store):
     store.compact("demo")
     assert pa.table(DeltaTable(store.uri("demo")).get_add_actions()).num_rows == 2
     assert stored(store) == before
-    assert store.vacuum("demo", retention_hours=0)
+    assert store.vacuum("demo")
     assert stored(store) == before
 
 
@@ -245,8 +246,8 @@ store = TableStore(sys.argv[1])
 """
 
 
-def _start(root, script):
-    command = [sys.executable, "-c", WRITER + textwrap.dedent(script), str(root)]
+def _start(root, script, *arguments):
+    command = [sys.executable, "-c", WRITER + textwrap.dedent(script), str(root), *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -286,6 +287,81 @@ def test_two_processes_write_one_month(tmp_path):
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+def test_writers_of_overlapping_days_with_a_compaction_running(tmp_path):
+    """Two writers of one universe, one of another, and a process that compacts: the log in order gives the contents."""
+    script = """
+        universe, seed = sys.argv[2], int(sys.argv[3])
+        for k in range(16):
+            # single days fill a month with small files, ranges run across the other writer's
+            first = (k * 5 + seed * 2) % 40
+            days = range(first, first + (6 if k % 4 == 3 else 1))
+            cells = [(day(d), n, float(seed * 1000 + k)) for d in days for n in "AB"]
+            table = rows(cells, universe)
+            # as a table, or as a stream that can be begun anew
+            data = table if seed == 1 else lambda: iter(table.to_batches(max_chunksize=3))
+            store.replace(SPEC, universe, day(days[0]), day(days[-1]), data, {"value": str(cells[0][2])})
+        print("done", flush=True)
+    """
+    compactor = """
+        sys.stdin.readline()
+        while True:
+            store.compact("demo")
+            print("compacted", flush=True)
+    """
+    store = TableStore(tmp_path)
+    store.replace(SPEC, "u", day(0), day(0), rows([(day(0), "A", 0.0)]), {"value": "0"})
+    keeper = _start(tmp_path, compactor)
+    writers = [_start(tmp_path, script, *of) for of in (("u", "1"), ("u", "2"), ("w", "3"))]
+    try:
+        keeper.stdin.write("go\n")
+        keeper.stdin.flush()
+        for writer in writers:
+            assert writer.stdout.readline() == "done\n"
+        assert keeper.poll() is None
+        assert keeper.stdout.readline() == "compacted\n"
+    finally:
+        for process in (keeper, *writers):
+            process.kill()
+            process.communicate()
+    expected = {"u": {}, "w": {}}
+    history = store.history("demo")
+    for commit in reversed([c for c in history if c["operation"] == "WRITE"]):
+        cells = expected[commit["universe"]]
+        for d in range((commit["end"] - commit["start"]).days + 1):
+            for n in "AB" if commit["provenance"]["value"] != "0" else "A":
+                cells[(commit["start"] + timedelta(days=d), n)] = float(commit["provenance"]["value"])
+    assert sum(c["operation"] == "WRITE" for c in history) == 1 + 3 * 16
+    assert any(c["operation"] == "OPTIMIZE" for c in history)
+    for universe, cells in expected.items():
+        assert stored(store, universe) == [(*key, value) for key, value in sorted(cells.items())]
+
+
+def test_checksums_of_every_file_come_with_its_commit(store):
+    for i in range(3):
+        store.replace(SPEC, "u", day(i), day(i), rows([(day(i), "A", 1.0)]), {})
+    store.compact("demo")
+    store.restore("demo", 2, {})
+    known = store.checksums("demo")
+    assert known.keys() == store.stored_files("demo").keys()
+    for path, sha256 in known.items():
+        assert sha256 == hashlib.sha256((store.folder("demo") / path).read_bytes()).hexdigest()
+    store.vacuum("demo")
+    assert store.checksums("demo").keys() >= set(store.files("demo")["path"].to_pylist())
+
+
+def test_maintenance_never_trims_the_log(store):
+    """The log is what makes an old version readable: neither checkpoints nor maintenance delete parts of it."""
+    for i in range(52):
+        store.replace(SPEC, "u", day(i % 3), day(i % 3), rows([(day(i % 3), "A", float(i))]), {})
+    log = Path(store.uri("demo")) / "_delta_log"
+    for file in log.iterdir():
+        os.utime(file, (0, 0))
+    store.compact("demo")
+    store.vacuum("demo", keep=[5])
+    store.restore("demo", 5, {})
+    assert {int(p.stem) for p in log.glob("*.json")} == set(range(store.version("demo") + 1))
 
 
 def test_killed_writer_leaves_whole_versions(tmp_path):

@@ -1,0 +1,278 @@
+"""What runs without a person: sensors on landed files and on stale sessions, schedules per universe, upkeep.
+
+Which sessions changed and what is stale is told by ``qdag.landing`` and ``qdag.refresh``; here it becomes runs.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import dagster as dg
+import numpy as np
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from qdag.defs.partitions import range_tags
+from qdag.landing import Cursor, arrivals
+from qdag.refresh import Request, blocked_assets, next_runs, stale_assets
+from qdag.settings import FilesSource, Settings
+from qdag.stages import Platform
+
+UNIVERSE_TAG = "qdag/universe"
+REASON_TAG = "qdag/reason"
+MAINTENANCE_JOB = "maintenance"
+BUSY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def run_request(request: Request, job: str) -> dg.RunRequest:
+    """A run for what is to be computed; asked for again in the same state it is the same run."""
+    span = f"{request.universe}:{request.start}:{request.end}"
+    return dg.RunRequest(
+        run_key=f"{span}:{'+'.join(request.assets)}:{request.state}",
+        job_name=job,
+        asset_selection=[dg.AssetKey(name) for name in request.assets],
+        tags={
+            **range_tags(request.universe, request.start.isoformat(), request.end.isoformat()),
+            UNIVERSE_TAG: request.universe,
+            REASON_TAG: request.reason[:250],
+        },
+    )
+
+
+def busy(instance: dg.DagsterInstance, universe: str) -> str | None:
+    """Id of a run of the universe that waits or runs."""
+    records = instance.get_runs(dg.RunsFilter(tags={UNIVERSE_TAG: universe}, statuses=BUSY), limit=1)
+    return records[0].run_id if records else None
+
+
+def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running: bool) -> list[dg.SensorDefinition]:
+    """The landing sensor, where a universe reads files, and the sensor of stale sessions."""
+    settings = platform.settings
+    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    watched = [name for name, spec in settings.universes.items() if isinstance(spec.source, FilesSource)]
+
+    @dg.sensor(
+        name="landing",
+        job=job,
+        minimum_interval_seconds=15,
+        default_status=status,
+        description="New and changed files of every universe that reads a folder: one run of raw_ohlcv over the "
+        "sessions whose rows they change. A file that is still being written waits.",
+    )
+    def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        cursors = json.loads(context.cursor or "{}")
+        requests, reasons = [], []
+        for universe in watched:
+            if run := busy(context.instance, universe):
+                reasons.append(f"{universe}: run {run[:8]} is not finished")
+                continue
+            found = arrivals(platform, universe, Cursor.read(cursors.get(universe)))
+            cursors[universe] = found.cursor.text()
+            reasons.append(f"{universe}: {found.reason}")
+            if found.request:
+                requests.append(run_request(found.request, job.name))
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason("; ".join(reasons) or "no universe reads files"),
+            cursor=json.dumps(cursors),
+        )
+
+    @dg.sensor(
+        name="stale_sessions",
+        job=job,
+        minimum_interval_seconds=20,
+        default_status=status,
+        description="Runs for exactly the sessions that would be computed differently now: never computed, of another "
+        "definition, or with corrected inputs, by whatever way the correction came. Models are marked, not retrained.",
+    )
+    def stale_sessions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        seen = json.loads(context.cursor or "{}")
+        requests, reasons = [], []
+        for universe in settings.universes:
+            if run := busy(context.instance, universe):
+                reasons.append(f"{universe}: run {run[:8]} is not finished")
+                continue
+            asked = next_runs(platform, universe)
+            fresh = [
+                request for request in asked if run_request(request, job.name).run_key not in seen.get(universe, [])
+            ]
+            requests += [run_request(request, job.name) for request in fresh]
+            if asked and not fresh:
+                reasons.append(f"{universe}: {asked[0].reason}; asked for before, and that run did not succeed")
+            elif not asked:
+                waiting = [
+                    f"{b.asset} waits: {b.upstream} failed {b.checks}" for b in blocked_assets(platform, universe)
+                ]
+                state = "; ".join(waiting) or f"everything is up to date{_stale_models(platform, universe)}"
+                reasons.append(f"{universe}: {state}")
+            seen[universe] = [run_request(request, job.name).run_key for request in asked]
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason("; ".join(reasons)),
+            cursor=json.dumps(seen),
+        )
+
+    return [landing, stale_sessions] if watched else [stale_sessions]
+
+
+def _stale_models(platform: Platform, universe: str) -> str:
+    days = stale_assets(platform, universe, ["trained_model"])["trained_model"].sessions
+    return f"; models of {', '.join(map(str, days))} were trained on what changed since" if len(days) else ""
+
+
+def build_schedules(
+    platform: Platform,
+    job: UnresolvedAssetJobDefinition,
+    training: UnresolvedAssetJobDefinition,
+    assets: Sequence[str],
+    maintenance: dg.JobDefinition,
+    running: bool,
+) -> list[dg.ScheduleDefinition]:
+    """Per universe the session of the day and month-end training, after the exchange's close; weekly upkeep."""
+    status = dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
+    found = []
+    for universe in platform.settings.universes:
+        found += [
+            _daily(platform, universe, job, assets, status),
+            _month_end(platform, universe, training, status),
+        ]
+    weekly = dg.ScheduleDefinition(
+        name="weekly_maintenance",
+        job=maintenance,
+        cron_schedule=platform.settings.automation.maintenance_cron,
+        default_status=status,
+        description="Compact and vacuum every table, and back up where the settings name a place.",
+    )
+    return [*found, weekly]
+
+
+def _daily(
+    platform: Platform,
+    universe: str,
+    job: UnresolvedAssetJobDefinition,
+    assets: Sequence[str],
+    status: dg.DefaultScheduleStatus,
+) -> dg.ScheduleDefinition:
+    settings = platform.settings
+    zone, cron = _after_close(platform, universe, settings.automation.after_close_minutes)
+
+    @dg.schedule(
+        name=f"{universe}_daily",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=zone,
+        default_status=status,
+        description=f"Every session of {universe}, {settings.automation.after_close_minutes} minutes after the close "
+        "(half days too), and sessions before it that have not been stored yet.",
+    )
+    def daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        day = _local_day(context)
+        if skip := _no_session(settings, platform, universe, day):
+            return dg.SkipReason(skip)
+        start = _first_open(platform, universe, day)
+        sessions = platform.calendar(universe).between(start, day)
+        request = Request(universe, tuple(assets), start, day, len(sessions), f"session {day} has closed", "scheduled")
+        return run_request(request, job.name)
+
+    return daily
+
+
+def _month_end(
+    platform: Platform, universe: str, job: UnresolvedAssetJobDefinition, status: dg.DefaultScheduleStatus
+) -> dg.ScheduleDefinition:
+    automation = platform.settings.automation
+    zone, cron = _after_close(platform, universe, automation.after_close_minutes + automation.training_after_minutes)
+
+    @dg.schedule(
+        name=f"{universe}_training",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=zone,
+        default_status=status,
+        description=f"Train the model of the month after the last session of every month of {universe}.",
+    )
+    def month_end(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        day = _local_day(context)
+        if skip := _no_session(platform.settings, platform, universe, day):
+            return dg.SkipReason(skip)
+        if np.datetime64(day) not in platform.calendar(universe).month_ends():
+            return dg.SkipReason(f"{day} is not the last session of its month")
+        month = f"{day:%Y-%m}"
+        return dg.RunRequest(
+            run_key=f"{universe}:training:{month}",
+            tags={**range_tags(universe, month, month), UNIVERSE_TAG: universe, REASON_TAG: f"month {month} has ended"},
+        )
+
+    return month_end
+
+
+def _after_close(platform: Platform, universe: str, minutes: int) -> tuple[str, str]:
+    """Time zone and cron of a time after the close. Past midnight it is still the day of the session: 23:59 at most."""
+    zone, close = platform.calendar(universe).close
+    at = min(close.hour * 60 + close.minute + minutes, 24 * 60 - 1)
+    return zone, f"{at % 60} {at // 60} * * *"
+
+
+def _local_day(context: dg.ScheduleEvaluationContext) -> date:
+    return context.scheduled_execution_time.date()
+
+
+def _no_session(settings: Settings, platform: Platform, universe: str, day: date) -> str | None:
+    spec = settings.universe(universe)
+    if spec.end is not None and day > spec.end:
+        return f"universe {universe} ended on {spec.end}"
+    if day < spec.start or not platform.calendar(universe).contains(day):
+        return f"{day} is no session of {spec.calendar}"
+    return None
+
+
+def _first_open(platform: Platform, universe: str, day: date) -> date:
+    """The first session that raw_ohlcv does not reach yet, at most ``day``."""
+    stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else np.array([])
+    if not len(stored):
+        return platform.settings.universe(universe).start
+    return min(stored[-1].item() + timedelta(days=1), day)
+
+
+def maintenance_job(platform: Platform) -> dg.JobDefinition:
+    """Compact, vacuum, back up: one op each, so that the UI tells which failed."""
+
+    @dg.op(description="Merge small files of every table.")
+    def compact_tables(context: dg.OpExecutionContext) -> None:
+        from qdag.maintenance import compact
+
+        for table, (before, after) in compact(platform).items():
+            context.log.info(f"{table}: {before} files, now {after}")
+
+    @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Delete what no version needs that is kept.")
+    def vacuum_tables(context: dg.OpExecutionContext) -> None:
+        from qdag.maintenance import vacuum
+
+        for expired in vacuum(platform):
+            context.log.info(str(expired))
+
+    @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Copy what is new to the backup of the settings.")
+    def back_up_tables(context: dg.OpExecutionContext) -> None:
+        from qdag.maintenance import back_up
+
+        target = platform.settings.automation.backup
+        if target is None:
+            context.log.info("no backup: automation.backup is not set")
+            return
+
+        def told(table: str, done: int, total: int) -> None:
+            if done == total:
+                context.log.info(f"{table}: {total} files are in the backup")
+
+        context.log.info(str(back_up(platform, target, told)))
+
+    @dg.job(name=MAINTENANCE_JOB, description="Upkeep of the tables.", executor_def=dg.in_process_executor)
+    def maintenance() -> None:
+        back_up_tables(after=vacuum_tables(after=compact_tables()))
+
+    return maintenance

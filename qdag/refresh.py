@@ -1,0 +1,202 @@
+"""What has to be materialized again and in which order: stale sessions as ranges, grouped into runs.
+
+Nothing is run here and no orchestrator is known: the command, the sensors and plain Python ask for the next runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+
+from qdag.errors import SessionError
+from qdag.lineage import Lineage, Stale
+from qdag.stages import Platform, asset_names, definition_version, reads_of, window_sessions
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run: assets of a universe, in the order of the chain, over the sessions from ``start`` to ``end``."""
+
+    universe: str
+    assets: tuple[str, ...]
+    start: date
+    end: date
+    sessions: int
+    reason: str
+    state: str
+    """Fingerprint of what was stored when this was asked for: the same request again has another one."""
+
+
+def stale_assets(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> dict[str, Stale]:
+    """Stale sessions of every asset after raw_ohlcv, in the order of the chain.
+
+    A model is stale where what it was trained on changed; a month without one is not. Predictions are expected on
+    sessions after the first model.
+    """
+    settings = platform.settings
+    lineage = _lineage(platform, universe)
+    calendar = lineage.sessions
+    chain = {name: reads_of(settings, universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
+    found = lineage.stale(chain, {name: definition_version(settings, name) for name in chain})
+    trained = lineage.trained()
+    none = calendar[:0]
+    model, scores = found["trained_model"], found["predictions"]
+    found["trained_model"] = Stale(model.asset, none, model.code, model.data)
+    served = scores.missing[scores.missing > trained[0]] if len(trained) else none
+    found["predictions"] = Stale(scores.asset, served, scores.code, scores.data)
+    return {name: stale for name, stale in found.items() if assets is None or name in assets}
+
+
+def _lineage(platform: Platform, universe: str) -> Lineage:
+    spec = platform.settings.universe(universe)
+    return Lineage(
+        platform.store, universe, platform.calendar(universe).between(spec.start, platform.last_session(universe))
+    )
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """An asset that is stale, and the checks of what it reads that forbid to compute it."""
+
+    asset: str
+    sessions: int
+    upstream: str
+    checks: str
+
+    def __str__(self) -> str:
+        return f"{self.asset} waits: {self.upstream} failed {self.checks}"
+
+
+def next_runs(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> list[Request]:
+    """The runs that can start now: what is stale while nothing that it reads is, as few runs as possible.
+
+    Assets that are stale on exactly the sessions of what they read share its run. What reads sessions that failed a
+    blocking check waits. Models are not trained again by themselves; what else is stale after these runs is told by
+    the next call.
+    """
+    return _next(platform, universe, assets)[0]
+
+
+def blocked_assets(platform: Platform, universe: str) -> list[Blocked]:
+    """What is stale and waits for a blocking check of what it reads."""
+    return _next(platform, universe, None)[1]
+
+
+def _next(platform: Platform, universe: str, assets: Sequence[str] | None) -> tuple[list[Request], list[Blocked]]:
+    lineage = _lineage(platform, universe)
+    blocked = []
+    found = stale_assets(platform, universe)
+    calendar = platform.calendar(universe).all
+    ranges = {name: _ranges(calendar, stale) for name, stale in found.items()}
+    if "labels" in ranges:
+        reach = max(platform.settings.horizons) + 1
+        ranges["labels"] = [_label_window(span, reach, ranges.get("qlib_bin", [])) for span in ranges["labels"]]
+    wanted = [n for n in found if ranges[n] and n != "trained_model" and (assets is None or n in assets)]
+    ready: list[str] = []
+    for name in wanted:
+        upstream = [r.asset for r in reads_of(platform.settings, universe, name) if r.asset in wanted]
+        if name == "factor_metrics" and "labels" in wanted:
+            upstream.append("labels")
+        if reason := _forbidden(platform, lineage, name, ranges[name], calendar):
+            blocked.append(Blocked(name, len(found[name].sessions), *reason))
+        elif all(up in ready and ranges[up] == ranges[name] for up in upstream):
+            ready.append(name)
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name in ready:
+        for span in ranges[name]:
+            groups.setdefault(span, []).append(name)
+    state = lineage.fingerprint()
+    requests = [
+        Request(
+            universe,
+            tuple(names),
+            calendar[first].item(),
+            calendar[last].item(),
+            last - first + 1,
+            "; ".join(f"{name}: {found[name].reason()}" for name in names),
+            state,
+        )
+        for (first, last), names in sorted(groups.items())
+    ]
+    return requests, blocked
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a backfill: ``assets`` to compute from ``start`` to ``end``, none where all is up to date."""
+
+    assets: tuple[str, ...]
+    start: date
+    end: date
+    sessions: int
+    total: int
+
+
+def backfill_chunks(
+    platform: Platform,
+    universe: str,
+    start: date | None,
+    end: date | None,
+    assets: Sequence[str] | None,
+    size: int,
+    again: bool = False,
+) -> Iterator[Chunk]:
+    """Cut a range into chunks of sessions, in order; each says what is not up to date in it when it is asked for.
+
+    raw_ohlcv is asked for where sessions of the chunk have no rows. Assets that are trained, not filled, are left out.
+    """
+    first = start or platform.settings.universe(universe).start
+    last = end or platform.last_session(universe)
+    sessions = window_sessions(platform, universe, first, last)
+    if not len(sessions):
+        raise SessionError(f"universe {universe!r} has no session from {first} to {last}; choose another range")
+    names = [n for n in asset_names(platform.settings) if n != "trained_model" and (assets is None or n in assets)]
+    for at in range(0, len(sessions), size):
+        part = sessions[at : at + size]
+        wanted = list(names)
+        if not again:
+            stale = stale_assets(platform, universe)
+            stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else part[:0]
+            new = len(np.setdiff1d(part, stored)) > 0
+            wanted = [
+                name
+                for name in names
+                if (new if name == "raw_ohlcv" else new or len(np.intersect1d(stale[name].sessions, part)) > 0)
+            ]
+        if "predictions" in wanted and not len(_lineage(platform, universe).trained()):
+            wanted.remove("predictions")
+        yield Chunk(tuple(wanted), part[0].item(), part[-1].item(), len(part), len(sessions))
+
+
+def _forbidden(
+    platform: Platform, lineage: Lineage, name: str, ranges: list[tuple[int, int]], calendar: np.ndarray
+) -> tuple[str, str] | None:
+    """What an asset reads for these sessions that failed a blocking check, and which checks."""
+    for read in reads_of(platform.settings, lineage.universe, name):
+        texts = lineage.records(read.asset).blocked
+        at = np.searchsorted(calendar, lineage.sessions[texts != ""])
+        for first, last in ranges:
+            inside = (at >= first - read.past) & (at <= last + read.future)
+            if inside.any():
+                return read.asset, str(texts[texts != ""][inside][0])
+    return None
+
+
+def _ranges(calendar: np.ndarray, stale: Stale) -> list[tuple[int, int]]:
+    """Positions of first and last session of each gapless range."""
+    positions = np.searchsorted(calendar, stale.sessions)
+    if not len(positions):
+        return []
+    cuts = np.flatnonzero(np.diff(positions) > 1)
+    firsts, lasts = positions[np.append(0, cuts + 1)], positions[np.append(cuts, len(positions) - 1)]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def _label_window(span: tuple[int, int], reach: int, others: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The window to ask for, whose stage itself goes back over the sessions whose labels became known in it."""
+    first, last = span
+    for begin, end in others:
+        if end == last and begin <= first + reach:
+            return begin, end
+    return min(first + reach, last), last

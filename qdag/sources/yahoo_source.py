@@ -1,0 +1,123 @@
+"""Yahoo Finance through the package yfinance.
+
+What Yahoo's chart answers hold, and what is stored:
+
+- Open, high, low, close are divided by every split that came later, volume is multiplied by it, up to the day of the
+  asking. Stored are the numbers as traded: prices times the product of the splits after the session, volume divided by
+  it and rounded to whole shares. Yahoo sends prices as 32-bit numbers: they are exact to about 1e-7 of their value.
+- Dividends are divided by later splits in the same way, a split of the same day among them: F's formula compares the
+  dividend with the close of the day before, in whose shares it is.
+- ``Adj Close`` is adjusted for dividends as well. It is no source of the factor, which comes from the events, but
+  is compared with it.
+- The splits after the last stored session matter, so an answer always reaches to the present day.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from qdag.settings import YahooSource
+from qdag.sources.actions import Adjustment
+from qdag.sources.fetch import Final, Passing, Throttle, history_table, judge_status, require
+
+_CHINA = re.compile(r"(SH|SZ|BJ)(\d{6})")
+_SUFFIXES = {"SH": "SS", "SZ": "SZ", "BJ": "BJ"}
+_SYMBOL = re.compile(r"[A-Za-z0-9^][A-Za-z0-9.^=-]{0,30}")
+_CHART = "/v8/finance/chart/"
+
+
+class Yahoo:
+    """The client; see ``fetch.Client``."""
+
+    kind = "yahoo"
+    adjustment: Adjustment = "events"
+    rebased: tuple[str, ...] = ("adjusted_close",)
+
+    def __init__(self, source: YahooSource, folder: Path):
+        self.source = source
+        self.yfinance = require("yfinance")
+        # time zones and cookies, which yfinance would else keep in the user's own cache folder
+        self.yfinance.set_tz_cache_location(str(folder.expanduser() / self.kind / "yfinance"))
+        self.session = _session(Throttle(source.interval))
+
+    def symbol(self, instrument: str) -> str | None:
+        """``SH600000`` -> ``600000.SS``, ``SZ000001`` -> ``000001.SZ``; others are the same at Yahoo, or are set."""
+        symbol = self.source.symbols.get(instrument)
+        if symbol is None:
+            match = _CHINA.fullmatch(instrument)
+            symbol = f"{match[2]}.{_SUFFIXES[match[1]]}" if match else instrument
+        return symbol if _SYMBOL.fullmatch(symbol) else None
+
+    def history(self, symbol: str, first: date, last: date) -> pa.Table:
+        """Bars as traded; see ``fetch.Client.history``."""
+        errors = require("yfinance.exceptions")
+        # the calendar day after tomorrow: a session of today may already be of tomorrow's date in the far east
+        end = datetime.now(UTC).date() + timedelta(days=2)
+        try:
+            with _errors_raised(self.yfinance):
+                ticker = self.yfinance.Ticker(symbol, session=self.session)
+                frame = ticker.history(
+                    start=first.isoformat(),
+                    end=end.isoformat(),
+                    interval="1d",
+                    auto_adjust=False,
+                    actions=True,
+                    timeout=self.source.timeout,
+                )
+        except errors.YFRateLimitError as error:
+            raise Passing(str(error)) from error
+        except errors.YFTickerMissingError as error:
+            raise Final(str(error), "empty_answer") from error
+        return as_traded(frame)
+
+    def close(self) -> None:
+        """Nothing is held between requests but the session's idle connections."""
+
+
+def as_traded(frame: Any) -> pa.Table:
+    """Undo the split adjustment of yfinance's daily history (``auto_adjust=False``) that reaches to the present."""
+    split = frame["Stock Splits"].to_numpy(np.float64)
+    ratio = np.where(split > 0, split, 1.0)
+    through = np.cumprod(ratio[::-1])[::-1]  # splits on the day and later
+    after = np.append(through[1:], 1.0)[: len(ratio)]
+    dividend = frame["Dividends"].to_numpy(np.float64)
+    numbers = {name.lower(): frame[name].to_numpy(np.float64) * after for name in ("Open", "High", "Low", "Close")}
+    numbers["volume"] = np.rint(frame["Volume"].to_numpy(np.float64) / after)
+    numbers["split"] = np.where(split == 0, np.nan, split)
+    numbers["dividend"] = np.where(dividend == 0, np.nan, dividend * through)
+    numbers["adjusted_close"] = frame["Adj Close"].to_numpy(np.float64)
+    return history_table([stamp.date() for stamp in frame.index], numbers)
+
+
+@contextmanager
+def _errors_raised(yfinance: Any) -> Iterator[None]:
+    """Have yfinance raise what goes wrong, which it else logs and answers with an empty frame."""
+    debug = yfinance.config.debug
+    before = debug.hide_exceptions
+    debug.hide_exceptions = False
+    try:
+        yield
+    finally:
+        debug.hide_exceptions = before
+
+
+def _session(throttle: Throttle) -> Any:
+    """yfinance's kind of session, one that takes a failed request for prices as such."""
+    sessions = require("curl_cffi.requests")
+
+    class Session(sessions.Session):  # type: ignore[misc, name-defined]
+        def request(self, method: str, url: str, *args: Any, **options: Any) -> Any:
+            throttle()
+            response = super().request(method, url, *args, **options)
+            # yfinance reads the body whatever the status; cookies and crumbs are its own affair
+            if _CHART in url and (response.status_code == 429 or response.status_code >= 500):
+                raise judge_status(response.status_code, response.text, response)
+            return response
+
+    return Session(impersonate="chrome")

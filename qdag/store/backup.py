@@ -1,0 +1,377 @@
+"""Backups of all tables to another folder or object store, and back.
+
+A backup target holds ``objects/<xx>/<sha256>`` (every file once, under its own checksum) and
+``manifests/<id>.json`` (which files make up which version of which table; written last, so that a backup without one
+never happened). The next backup copies only what is new. Scheduling and choosing versions do not belong here.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from qdag import __version__
+from qdag.errors import MissingDataError, StoreError, unknown
+from qdag.store.integrity import Damage
+from qdag.store.tables import LOG, TableStore, digest, write_checksums
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+FORMAT = 1
+Report = Callable[[str, int, int], None]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a manifest says, and what making it cost.
+
+    Attributes
+    ----------
+    versions : newest version by table at one moment
+    readable : all versions by table whose files are included
+    files, size : files that make up the backup and their bytes
+    copied, copied_size : those that were not in the target already
+    """
+
+    id: str
+    created: datetime
+    versions: dict[str, int]
+    readable: dict[str, tuple[int, ...]]
+    files: int
+    size: int
+    copied: int = 0
+    copied_size: int = 0
+
+
+def backup(
+    store: TableStore, target: str | Path, versions: Mapping[str, Iterable[int]] | None = None, report: Report = _silent
+) -> Backup:
+    """Copy the newest version of every table, as they were at one moment, with the logs up to it.
+
+    Writers may go on meanwhile. Where several machines write, their clocks must agree for the moment to be one.
+
+    Parameters
+    ----------
+    target : folder or URL (``s3://bucket/prefix``; credentials as Arrow finds them, for S3 the usual AWS variables)
+    versions : older versions by table that must be readable after a restore as well
+
+    Raises
+    ------
+    StoreError
+        A version was vacuumed, or a file is not what was written.
+    MissingDataError
+        No table is stored.
+    """
+    filesystem, root = _open(target)
+    if _inside(store, filesystem, root):
+        raise StoreError(f"backup target {root} lies inside the tables' own folder; choose another")
+    moment = _moment(store)
+    created = datetime.now(UTC)
+    there = _objects(filesystem, root)
+    tables: dict[str, Any] = {}
+    copied, copied_size = 0, 0
+    for done, (name, newest) in enumerate(moment.items()):
+        report("backup", done, len(moment))
+        included = sorted({newest} | {v for v in (versions or {}).get(name, ()) if v <= newest})
+        files = _table_files(store, name, newest, included)
+        for file in files:
+            if there.get(file["sha256"]) != file["size"]:
+                with store.filesystem(name).open_input_stream(file["path"]) as source:
+                    _put(filesystem, root, source, file["sha256"], f"{name}/{file['path']}")
+                there[file["sha256"]] = file["size"]
+                copied, copied_size = copied + 1, copied_size + file["size"]
+        tables[name] = {"version": newest, "readable": included, "files": files}
+    report("backup", len(moment), len(moment))
+    name = f"{created:%Y%m%dT%H%M%S.%fZ}"
+    manifest = {
+        "format": FORMAT,
+        "id": name,
+        "created": created.isoformat(),
+        "qdag_version": __version__,
+        "tables": tables,
+    }
+    text = json.dumps(manifest, sort_keys=True).encode()
+    _write(filesystem, f"{root}/manifests/{name}.json", text)
+    return _summary(manifest, copied, copied_size)
+
+
+def backups(source: str | Path) -> list[Backup]:
+    """Backups in a target, newest first."""
+    filesystem, root = _open(source)
+    return [_summary(_manifest(filesystem, root, name)) for name in _ids(filesystem, root)]
+
+
+def restore_backup(
+    store: TableStore,
+    source: str | Path,
+    backup_id: str | None = None,
+    tables: Iterable[str] | None = None,
+    force: bool = False,
+    report: Report = _silent,
+) -> Backup:
+    """Bring tables back exactly as a backup holds them: same rows, same version numbers, same history.
+
+    Parameters
+    ----------
+    backup_id : which backup; None is the newest
+    tables : only these; None is all of the backup's
+    force : replace tables that are stored already. Without it, one stored table refuses everything.
+
+    Every file's checksum is compared while it is copied; a table appears (or is replaced) only when it is whole.
+    Nothing may write to the tables meanwhile. What is derived from the tables (Qlib directories) is not touched.
+    """
+    filesystem, root = _open(source)
+    ids = _ids(filesystem, root)
+    if not ids:
+        raise MissingDataError(f"{source} holds no backup; give the folder or URL that `qdag data backup` was given")
+    if backup_id is not None and backup_id not in ids:
+        raise unknown("backup", backup_id, ids)
+    manifest = _manifest(filesystem, root, backup_id or ids[0])
+    wanted = list(manifest["tables"] if tables is None else tables)
+    for name in wanted:
+        if name not in manifest["tables"]:
+            raise unknown(f"table of backup {manifest['id']}", name, manifest["tables"])
+        folder = store.folder(name)
+        if folder.exists() and any(folder.iterdir()) and not force:
+            raise StoreError(
+                f"table {name!r} is stored already at {folder}; restore into an empty data home, or replace it by the "
+                f"backup's version {manifest['tables'][name]['version']} with --force"
+            )
+    for done, name in enumerate(wanted):
+        report("restore", done, len(wanted))
+        _restore_table(store, name, filesystem, root, manifest["tables"][name])
+    report("restore", len(wanted), len(wanted))
+    return _summary({**manifest, "tables": {name: manifest["tables"][name] for name in wanted}})
+
+
+def heal(store: TableStore, source: str | Path, damage: Iterable[Damage]) -> list[Damage]:
+    """Bring damaged data files back from a backup target, where it has the very bytes that were written.
+
+    Returns what was healed. Any version that needs such a file is whole again; no commit is made. The damaged file is
+    replaced. Files whose checksum was not recorded, and logs, are left.
+    """
+    filesystem, root = _open(source)
+    there = _objects(filesystem, root)
+    healed = []
+    for one in damage:
+        sha256 = store.checksums(one.table).get(one.file, "")
+        if sha256 not in there:
+            continue
+        path = store.inside(one.table, one.file)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as sink, filesystem.open_input_stream(_object(root, sha256)) as stream:
+                _copy(stream, sink, sha256, f"object {sha256} of the backup ({one.table}/{one.file})")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        healed.append(one)
+    return healed
+
+
+def _moment(store: TableStore) -> dict[str, int]:
+    """The version that every table had at one moment, however busy the writers are.
+
+    A commit that was made from another one is later by the writers' clock. So of each table the commits before the
+    first one that is not earlier than the moment; nothing in them can come from something that is left out.
+    """
+    # the log counts milliseconds: the commit that was made just now must be earlier than the moment
+    time.sleep(0.002)
+    moment = datetime.now(UTC)
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    found: dict[str, int] = {}
+    for name in store.names():
+        for commit in reversed(store.history(name)):
+            if commit["timestamp"] >= moment:
+                break
+            found[name] = commit["version"]
+    if not found:
+        raise MissingDataError(f"no table is stored at {store.root}; materialize something first")
+    return found
+
+
+def _table_files(store: TableStore, name: str, newest: int, versions: list[int]) -> list[dict[str, Any]]:
+    """Path, size and SHA-256 of the log up to a version and of the data files of some versions."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem = store.filesystem(name)
+    files = []
+    for info in filesystem.get_file_info(FileSelector(LOG, recursive=True)):
+        found = re.match(r"(\d{20})\.", info.base_name)
+        # the pointer to the last checkpoint is left out: it may be newer, and readers do without it
+        if info.type == FileType.File and found and int(found[1]) <= newest:
+            with filesystem.open_input_stream(info.path) as source:
+                files.append({"path": info.path, "size": info.size, "sha256": digest(source)})
+    known = store.checksums(name)
+    present = store.stored_files(name)
+    seen: set[str] = set()
+    for version in versions:
+        for file in store.files(name, version).select(["path", "size"]).to_pylist():
+            path = file["path"]
+            if path in seen:
+                continue
+            seen.add(path)
+            if present.get(path) != file["size"]:
+                raise StoreError(
+                    f"file {path!r} of version {version} of table {name!r} is missing or damaged; "
+                    f"run `qdag data verify {name} --repair` (or leave a vacuumed version out) and back up again"
+                )
+            if path not in known:
+                with filesystem.open_input_stream(path) as source:
+                    known[path] = digest(source)
+            files.append({**file, "sha256": known[path]})
+    return sorted(files, key=lambda file: str(file["path"]))
+
+
+def _restore_table(store: TableStore, name: str, filesystem: "FileSystem", root: str, table: dict[str, Any]) -> None:
+    folder = store.folder(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f"_restoring-{name}-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        for file in table["files"]:
+            path = part / file["path"]
+            if not path.resolve().is_relative_to(part.resolve()):
+                raise StoreError(f"backup of table {name!r} names a file outside the table: {file['path']!r}; refused")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as sink, filesystem.open_input_stream(_object(root, file["sha256"])) as source:
+                _copy(source, sink, file["sha256"], f"object {file['sha256']} of the backup ({name}/{file['path']})")
+        checksums = {f["path"]: f["sha256"] for f in table["files"] if not f["path"].startswith("_")}
+        write_checksums(part, table["version"], checksums)
+        if folder.exists():
+            old = folder.with_name(f"_replaced-{name}-{os.getpid()}")
+            folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old)
+        else:
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    if (version := store.version(name)) != table["version"]:
+        raise StoreError(f"table {name!r} came back at version {version} instead of {table['version']}; restore again")
+
+
+def _summary(manifest: Mapping[str, Any], copied: int = 0, copied_size: int = 0) -> Backup:
+    tables = manifest["tables"]
+    sizes = [file["size"] for table in tables.values() for file in table["files"]]
+    return Backup(
+        id=manifest["id"],
+        created=datetime.fromisoformat(manifest["created"]),
+        versions={name: table["version"] for name, table in tables.items()},
+        readable={name: tuple(table["readable"]) for name, table in tables.items()},
+        files=len(sizes),
+        size=sum(sizes),
+        copied=copied,
+        copied_size=copied_size,
+    )
+
+
+# -- the target -------------------------------------------------------------------------------------------------------
+
+
+def _open(target: str | Path) -> "tuple[FileSystem, str]":
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    text = str(target)
+    if "://" not in text:
+        return LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        filesystem, root = FileSystem.from_uri(text)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"backup target {text!r} cannot be opened: {error}; give a folder or a URL such as s3://..."
+        ) from (error)
+    return filesystem, root.rstrip("/")
+
+
+def _inside(store: TableStore, filesystem: "FileSystem", root: str) -> bool:
+    from pyarrow.fs import LocalFileSystem
+
+    return (
+        isinstance(filesystem, LocalFileSystem)
+        and "://" not in store.root
+        and Path(root).resolve().is_relative_to(Path(store.root).resolve())
+    )
+
+
+def _object(root: str, sha256: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise StoreError(f"backup names {sha256!r} where a SHA-256 must stand: its manifest is damaged")
+    return f"{root}/objects/{sha256[:2]}/{sha256}"
+
+
+def _objects(filesystem: "FileSystem", root: str) -> dict[str, int]:
+    from pyarrow.fs import FileSelector, FileType
+
+    selector = FileSelector(f"{root}/objects", recursive=True, allow_not_found=True)
+    return {i.base_name: i.size for i in filesystem.get_file_info(selector) if i.type == FileType.File}
+
+
+def _put(filesystem: "FileSystem", root: str, source: IO[bytes], sha256: str, what: str) -> None:
+    """Under another name first: what is below objects/ is whole and is what its name says."""
+    path, part = _object(root, sha256), f"{root}/partial/{sha256}-{uuid.uuid4().hex}"
+    filesystem.create_dir(f"{root}/partial")
+    filesystem.create_dir(path.rsplit("/", 1)[0])
+    try:
+        with filesystem.open_output_stream(part) as sink:
+            _copy(source, sink, sha256, what)
+        filesystem.move(part, path)
+    except BaseException:
+        if filesystem.get_file_info(part).is_file:
+            filesystem.delete_file(part)
+        raise
+
+
+def _write(filesystem: "FileSystem", path: str, text: bytes) -> None:
+    filesystem.create_dir(path.rsplit("/", 1)[0])
+    part = f"{path}.part"
+    with filesystem.open_output_stream(part) as sink:
+        sink.write(text)
+    filesystem.move(part, path)
+
+
+def _copy(source: IO[bytes], sink: IO[bytes], sha256: str, what: str) -> None:
+    found = hashlib.sha256()
+    while part := source.read(1 << 20):
+        found.update(part)
+        sink.write(part)
+    if found.hexdigest() != sha256:
+        raise StoreError(
+            f"{what} is damaged: SHA-256 {found.hexdigest()[:12]}... instead of {sha256[:12]}...; run "
+            f"`qdag data verify --repair` where it was written, or take another backup"
+        )
+
+
+def _ids(filesystem: "FileSystem", root: str) -> list[str]:
+    from pyarrow.fs import FileSelector
+
+    found = filesystem.get_file_info(FileSelector(f"{root}/manifests", allow_not_found=True))
+    return sorted((i.base_name.removesuffix(".json") for i in found if i.extension == "json"), reverse=True)
+
+
+def _manifest(filesystem: "FileSystem", root: str, name: str) -> dict[str, Any]:
+    with filesystem.open_input_stream(f"{root}/manifests/{name}.json") as source:
+        try:
+            manifest = json.loads(source.read())
+        except ValueError as error:
+            raise StoreError(f"manifest of backup {name!r} is damaged ({error}); take another backup") from error
+    if manifest.get("format") != FORMAT:
+        raise StoreError(
+            f"backup {name!r} has format {manifest.get('format')!r}, this qdag reads {FORMAT}; upgrade qdag"
+        )
+    return manifest

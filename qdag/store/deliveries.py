@@ -1,0 +1,96 @@
+"""Which version of which file gave the stored bars: written after each delivery, asked before the next.
+
+What a delivery is made of belongs here as plain data; sources read the files, ``qdag.stages`` brings the two together.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qdag.schema import DELIVERIES, RAW_OHLCV
+from qdag.store.tables import TableStore
+
+DELIVERY = "delivery"
+"""Under this name a commit of raw_ohlcv tells the ``fingerprint`` of the delivery that it stores."""
+_HARMLESS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
+
+
+def fingerprint(hashes: Mapping[str, str], reading: str) -> str:
+    """Digest of a whole delivery: SHA-256 of each file by its path, and of what else the bars depend on."""
+    text = "\n".join([reading, *(f"{source}\t{digest}" for source, digest in sorted(hashes.items()))])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def delivered_hashes(store: TableStore, universe: str) -> dict[str, str]:
+    """SHA-256 of every file of the newest delivery, by its path in the source; empty where there was none."""
+    if not store.exists(DELIVERIES.name):
+        return {}
+    rows = store.read(DELIVERIES.name, universe, columns=["version", "date", "since", "source", "sha256"])
+    if not rows.num_rows:
+        return {}
+    newest = rows.filter(pc.field("version") == pc.max(rows["version"]))
+    return dict(zip(newest["source"].to_pylist(), newest["sha256"].to_pylist(), strict=True))
+
+
+def unchanged(
+    store: TableStore, universe: str, start: date, end: date, hashes: Mapping[str, str], reading: str
+) -> int | None:
+    """Version of raw_ohlcv since which the sessions of ``start`` to ``end`` hold what these files give; or None.
+
+    That is so where a delivery that covers these sessions was of the same files, read the same way, and nothing else
+    was written over them since: bars that somebody corrected by hand, restored or deleted are read again.
+    """
+    if not store.exists(DELIVERIES.name) or not store.exists(RAW_OHLCV.name):
+        return None
+    rows = store.read(DELIVERIES.name, universe, start=end)
+    rows = rows.filter((pc.field("since") <= start) & (pc.field("reading") == reading))
+    given: dict[tuple[date, date, int], dict[str, str]] = {}
+    columns = (rows[name].to_pylist() for name in ("date", "since", "version", "source", "sha256"))
+    for day, since, version, source, digest in zip(*columns, strict=True):
+        given.setdefault((day, since, version), {})[source] = digest
+    found = [version for (_, _, version), files in given.items() if files == hashes]
+    if not found or max(found) > (store.version(RAW_OHLCV.name) or 0):
+        return None
+    mark = fingerprint(hashes, reading)
+    for commit in store.history(RAW_OHLCV.name):
+        if commit["version"] <= max(found):
+            return max(found)
+        elsewhere = commit["operation"] == "WRITE" and (
+            (commit["universe"] not in (None, universe))
+            or (commit["start"] is not None and (commit["start"] > end or commit["end"] < start))
+            or commit["provenance"].get(DELIVERY) == mark
+        )
+        if not elsewhere and commit["operation"] not in _HARMLESS:
+            return None
+    return None
+
+
+def record(
+    store: TableStore,
+    universe: str,
+    start: date,
+    end: date,
+    files: list[dict[str, Any]],
+    reading: str,
+    version: int | None,
+    provenance: Mapping[str, str],
+) -> None:
+    """Write down the files of a delivery for the sessions of ``start`` to ``end``.
+
+    ``files`` hold source, sha256, bytes, rows, first and last. Older deliveries that ended on the same session and
+    began no earlier are forgotten: this one took their place. Nothing is written where the same is written down.
+    """
+    own = {"universe": universe, "date": end, "since": start, "reading": reading, "version": version}
+    schema = DELIVERIES.arrow()
+    new = pa.Table.from_pylist([{**own, **file} for file in files], schema=schema)
+    if store.exists(DELIVERIES.name):
+        old = store.read(DELIVERIES.name, universe, end, end).select(schema.names)
+        same = old.filter(pc.field("since") == start).sort_by("source").drop(["version"])
+        if same.equals(new.sort_by("source").drop(["version"])):
+            return
+        new = pa.concat_tables([old.filter(pc.field("since") < start), new])
+    store.replace(DELIVERIES, universe, end, end, new, provenance)

@@ -1,0 +1,133 @@
+"""What every command of ``qdag`` uses: common options, the console, opening a data home, running with progress."""
+
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from qdag.defs.launch import Launched
+    from qdag.settings import Settings
+
+FAILED, BAD_INPUT = 1, 2
+
+Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
+Universe = Annotated[
+    str | None, typer.Option("--universe", "-u", help="which universe; may be left out if there is one")
+]
+Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
+
+
+def open_settings(config: str | None) -> "Settings":
+    from qdag.home import prepare
+    from qdag.settings import load_settings
+
+    settings = load_settings(config)
+    prepare(settings, config)
+    return settings
+
+
+def universe_name(settings: "Settings", name: str | None) -> str:
+    from qdag.errors import SettingsError
+
+    if name is None:
+        if len(settings.universes) > 1:
+            raise SettingsError(f"several universes are set: name one with --universe: {', '.join(settings.universes)}")
+        return next(iter(settings.universes))
+    settings.universe(name)
+    return name
+
+
+def screen(width: int = 140) -> "Console":
+    """The terminal; a pipe or a CI log, which has no width of its own, gets ``width``."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
+def launch(
+    console: "Console",
+    settings: "Settings",
+    universe: str,
+    start: date | None,
+    end: date | None,
+    assets: list[str] | None,
+    months: int,
+) -> "Launched":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        loading = progress.add_task("loading", total=1)
+        _quiet()
+        from qdag.defs.launch import launch
+
+        progress.update(loading, completed=1)
+        return launch(settings, universe, start, end, assets, months, _reporter(progress))
+
+
+def _quiet() -> None:
+    """Keep the libraries' own console logs out of the progress display; Dagster's are in its UI."""
+    import logging
+
+    for name in ("dagster", "mlflow", "alembic", "qdag"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _reporter(progress: Any) -> Callable[[str, int, int], None]:
+    tasks: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = progress.add_task(stage, total=total)
+        progress.update(tasks[stage], completed=done, total=total)
+
+    return report
+
+
+def stages_table(console: "Console", outcome: "Launched") -> None:
+    from rich.table import Table
+
+    table = Table(
+        "asset", "rows", "instruments", "sessions", "NaN share", "seconds", "peak MiB", box=None, pad_edge=False
+    )
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, seen in outcome.assets.items():
+        table.add_row(
+            name,
+            f"{next((seen[k] for k in ('rows', 'dagster/row_count', 'training_rows') if k in seen), 0):,}",
+            str(seen.get("instruments", seen.get("training_instruments", ""))),
+            str(seen.get("sessions", "")),
+            f"{seen['nan_share']:.2%}" if "nan_share" in seen else "",
+            f"{seen.get('seconds', 0.0):.2f}",
+            f"{seen.get('peak_mib', 0.0):,.0f}",
+        )
+    console.print(table)
+    passed = sum(check.passed for check in outcome.checks)
+    console.print(f"checks: {passed} of {len(outcome.checks)} passed")
+
+
+def failures(console: "Console", outcome: "Launched") -> None:
+    for check in outcome.checks:
+        if not check.passed:
+            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}", markup=False)
+    for error in outcome.errors:
+        console.print(error, style="red", markup=False)
+
+
+def frame_table(frame: Any) -> "Table":
+    from rich.table import Table
+
+    table = Table(*map(str, frame.columns), box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table

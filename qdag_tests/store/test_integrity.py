@@ -1,0 +1,214 @@
+"""Damage: every kind is found, and named with its file, universe, month and days."""
+
+import random
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qdag.schema import feature_table
+from qdag.store.integrity import verify
+from qdag.store.tables import CHECKSUMS, DAMAGED, TableStore
+
+SPEC = feature_table("demo", [("x", "a feature")], "for tests")
+DAY = date(2020, 1, 30)
+
+
+def day(n):
+    return DAY + timedelta(days=n)
+
+
+def write(store, start, end, value=1.0, universe="u", instruments="ABCDE"):
+    cells = [(day(d), n, value + d) for d in range(start, end + 1) for n in instruments]
+    data = {"universe": [universe] * len(cells), **{c: [x[i] for x in cells] for i, c in enumerate(SPEC.keys[1:])}}
+    data["x"] = [c[2] for c in cells]
+    return store.replace(SPEC, universe, day(start), day(end), pa.table(data, schema=SPEC.arrow()), {})
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = TableStore(tmp_path / "tables")
+    write(store, 0, 40)
+    write(store, 0, 3, universe="w")
+    return store
+
+
+def path_of(store, universe="u", month="2020-02"):
+    files = store.files("demo").to_pylist()
+    return store.folder("demo") / next(f["path"] for f in files if (f["universe"], f["month"]) == (universe, month))
+
+
+def forget(store):
+    """As if the table had been written before checksums were recorded."""
+    for file in (store.folder("demo") / CHECKSUMS).iterdir():
+        file.unlink()
+
+
+def test_a_sound_table(store):
+    found = verify(store, "demo")
+    assert (found.files, found.rows, found.with_checksum, found.recorded) == (5, 41 * 5 + 4 * 5, 5, 0)
+    assert found.size == sum(store.stored_files("demo").values())
+    assert not found.damage
+    store.compact("demo")
+    for change in (lambda: store.version("demo"), lambda: store.restore("demo", 1, {})):
+        version = change()
+        found = verify(store, "demo")
+        assert (found.version, found.with_checksum, found.damage) == (version, found.files, [])
+    forget(store)
+    first, second = verify(store, "demo"), verify(store, "demo")
+    assert (first.with_checksum, first.recorded) == (0, first.files)
+    assert (second.with_checksum, second.recorded) == (first.files, 0)
+
+
+def missing(file):
+    file.unlink()
+
+
+def truncated(file):
+    with file.open("r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+
+
+def grown(file):
+    with file.open("ab") as f:
+        f.write(b"more")
+
+
+def footer(file):
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 0xFF
+    file.write_bytes(content)
+
+
+def other_rows(file):
+    """A well-formed file of the same name and size class, without its last row."""
+    table = pq.ParquetFile(file).read()
+    size = file.stat().st_size
+    pq.write_table(table.slice(0, table.num_rows - 1), file, compression="none")
+    with file.open("r+b") as f:
+        f.seek(0, 2)
+        assert f.tell() != size
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (missing, "missing"),
+        (truncated, "bytes instead of"),
+        (grown, "bytes instead of"),
+        (footer, "SHA-256"),
+        (other_rows, "bytes instead of"),
+    ],
+)
+def test_damage_is_found_and_named(store, damage, problem):
+    file = path_of(store)
+    damage(file)
+    found = verify(store, "demo")
+    (one,) = found.damage
+    assert problem in one.problem
+    assert (one.table, one.universe, one.month, one.newest) == ("demo", "u", "2020-02", True)
+    assert (one.first, one.last, one.rows) == (date(2020, 2, 1), date(2020, 2, 29), 29 * 5)
+    assert file == store.folder("demo") / one.file
+    assert found.rows == 45 * 5 - one.rows
+
+
+def flips(file, seed, count):
+    """Single flipped bits at random places; the file is whole again after each."""
+    content = file.read_bytes()
+    draw = random.Random(seed)
+    for position in sorted(draw.sample(range(len(content)), count)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        yield position
+        file.write_bytes(content)
+
+
+def test_every_flipped_bit_is_found_by_the_checksum_not_by_reading(store):
+    file = path_of(store)
+    for position in flips(file, 1, 40):
+        assert [d.problem[:7] for d in verify(store, "demo").damage] == ["SHA-256"], position
+    # without it some show by reading, and none is worse than a report: the rest is why the checksum is recorded
+    forget(store)
+    seen = 0
+    for _ in flips(file, 1, 40):
+        seen += bool(verify(store, "demo").damage)
+        forget(store)
+    assert 0 < seen < 40
+    assert not verify(store, "demo").damage
+
+
+def test_rows_and_days_are_compared_with_the_log_where_no_checksum_is_known(store):
+    """A file of the right size whose content belongs elsewhere."""
+    file = path_of(store, "w", "2020-02")
+    same = next(
+        f
+        for f in store.files("demo").to_pylist()
+        if (f["universe"], f["month"]) == ("w", "2020-01") and f["rows"] == 10
+    )
+    forget(store)
+    content = (store.folder("demo") / same["path"]).read_bytes()
+    assert len(content) == file.stat().st_size
+    file.write_bytes(content)
+    (one,) = verify(store, "demo").damage
+    assert one.problem == "days 2020-01-30 to 2020-01-31 instead of 2020-02-01 to 2020-02-02"
+
+
+def test_old_versions_are_checked_when_asked_for(store):
+    file = path_of(store)
+    old = store.version("demo")
+    write(store, 2, 30, value=5.0)
+    missing(file)
+    assert not verify(store, "demo").damage
+    (one,) = verify(store, "demo", [old, 77]).damage
+    assert (one.version, one.newest, one.problem) == (old, False, "missing")
+
+
+def test_a_damaged_log(store):
+    log = store.folder("demo") / "_delta_log" / f"{1:020d}.json"
+    log.write_text(log.read_text()[:100])
+    (one,) = verify(store, "demo").damage
+    assert one.file == "_delta_log"
+    assert "the log cannot be read" in one.problem
+    assert not one.newest
+
+
+def test_set_aside_and_put_back(store):
+    before = store.read("demo", "u")
+    version = store.version("demo")
+    file = path_of(store)
+    relative = str(file.relative_to(store.folder("demo")))
+    truncated(file)
+    store.set_aside("demo", [relative], {"why": "damaged"})
+    assert store.history("demo")[0]["provenance"] == {"why": "damaged"}
+    assert {d.month for d in store.read("demo", "u")["date"].unique().to_pylist()} == {1, 3}
+    assert (store.folder("demo") / DAMAGED / relative).exists()
+    assert not verify(store, "demo").damage
+    # neither vacuum nor readers touch what was set aside
+    store.vacuum("demo")
+    assert (store.folder("demo") / DAMAGED / relative).exists()
+    store.put_back("demo", [relative])
+    store.restore("demo", version, {})
+    assert [d.file for d in verify(store, "demo").damage] == [relative]
+    write(store, 0, 3, universe="w")
+    assert before.num_rows == 41 * 5
+
+
+def test_a_path_outside_the_table_is_refused(store):
+    from qdag.errors import StoreError
+
+    for action in (lambda p: store.set_aside("demo", [p], {}), lambda p: store.put_back("demo", [p])):
+        with pytest.raises(StoreError, match=r"is not below"):
+            action("../other/file.parquet")
+
+
+def test_a_table_below_a_url_is_read_but_has_no_checksums(tmp_path):
+    store = TableStore(f"file://{tmp_path}/tables")
+    (tmp_path / "tables").mkdir()
+    write(store, 0, 3)
+    found = verify(store, "demo")
+    assert (found.rows, found.with_checksum, found.damage) == (20, 0, [])
+    file = next((tmp_path / "tables" / "demo").rglob("part-*.parquet"))
+    truncated(file)
+    assert len(verify(store, "demo").damage) == 1

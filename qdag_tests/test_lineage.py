@@ -1,0 +1,141 @@
+"""Which sessions are stale, and why: against recomputation, on a small market with corrections."""
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from qdag import schema, stages
+from qdag.lineage import Reads, window_digests
+from qdag.refresh import next_runs, stale_assets
+from qdag.settings import Settings, SyntheticSource, UniverseSettings
+from qdag.stages import Platform
+
+START, END = date(2018, 1, 2), date(2019, 6, 28)
+TABLES = ("qlib_bin", "alpha158", "basic_statistics", "technical_indicators", "price_features", "labels")
+
+
+def settings(home: Path, **more: object) -> Settings:
+    market = UniverseSettings(
+        source=SyntheticSource(seed=3, instruments=6), calendar="XNYS", start=START, end=date(2019, 12, 31)
+    )
+    return Settings(home=home, universes={"toy": market}, horizons=(1, 5), **more)
+
+
+def run(platform: Platform, names: tuple[str, ...], start: date, end: date) -> None:
+    for name in names:
+        stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+        stage(platform, "toy", start, end)
+
+
+def refresh(platform: Platform) -> list[tuple[tuple[str, ...], date, date]]:
+    """Run what is asked for until nothing is."""
+    done = []
+    while asked := next_runs(platform, "toy"):
+        for request in asked:
+            run(platform, request.assets, request.start, request.end)
+            done.append((request.assets, request.start, request.end))
+        assert len(done) < 40, "refreshing does not come to an end"
+    return done
+
+
+def correct(platform: Platform, day: date, instrument: str, by: float) -> None:
+    """Change a close by hand: straight in the table, past every stage."""
+    rows = platform.store.read("raw_ohlcv", "toy", day, day)
+    mine = pc.equal(rows["instrument"], instrument)
+    for column in ("close", "high", "low", "open"):
+        values = pc.if_else(mine, pc.multiply(rows[column], by), rows[column])
+        rows = rows.set_column(rows.column_names.index(column), column, values)
+    platform.store.replace(schema.RAW_OHLCV, "toy", day, day, rows, {})
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Platform:
+    platform = Platform.open(settings(tmp_path_factory.mktemp("lineage")))
+    run(platform, ("raw_ohlcv",), START, END)
+    refresh(platform)
+    return platform
+
+
+def contents(platform: Platform, table: str) -> pa.Table:
+    return platform.store.read(table, "toy")
+
+
+def test_a_window_s_digest_changes_exactly_with_what_it_reads():
+    nodes = np.arange(1, 11, dtype=np.uint64)
+    before = window_digests([(nodes, Reads("x", past=2, future=1))])
+    for at in range(10):
+        changed = nodes.copy()
+        changed[at] += np.uint64(100)
+        after = window_digests([(changed, Reads("x", past=2, future=1))])
+        readers = [t for t in range(10) if t - 2 <= at <= t + 1]
+        assert np.flatnonzero(before != after).tolist() == readers
+
+
+def test_everything_is_missing_at_first_and_nothing_afterwards(tmp_path, filled):
+    platform = Platform.open(settings(tmp_path))
+    run(platform, ("raw_ohlcv",), START, END)
+    stale = stale_assets(platform, "toy")
+    sessions = platform.calendar("toy").between(START, END)
+    for name in TABLES:
+        np.testing.assert_array_equal(stale[name].missing, sessions)
+    asked = next_runs(platform, "toy")
+    assert [(r.assets, r.start, r.end) for r in asked] == [((*TABLES, "factor_metrics"), START, END)]
+    assert not any(stale_assets(filled, "toy").values())
+    assert next_runs(filled, "toy") == []
+
+
+def test_one_more_session_is_one_run_of_that_session(tmp_path):
+    platform = Platform.open(settings(tmp_path))
+    run(platform, ("raw_ohlcv",), START, date(2018, 12, 28))
+    refresh(platform)
+    run(platform, ("raw_ohlcv",), date(2018, 12, 31), date(2018, 12, 31))
+    asked = next_runs(platform, "toy")
+    assert [(r.start, r.end) for r in asked] == [(date(2018, 12, 31), date(2018, 12, 31))]
+    assert asked[0].assets == (*TABLES, "factor_metrics")
+    assert len(refresh(platform)) == 1
+
+
+@pytest.mark.parametrize("far", [40, 200])
+def test_a_correction_by_hand_makes_exactly_its_readers_stale(tmp_path, filled, far):
+    whole = Platform.open(settings(tmp_path / "whole"))
+    run(whole, ("raw_ohlcv",), START, END)
+    refresh(whole)
+    calendar = whole.calendar("toy").between(START, END)
+    day = calendar[-far]
+    name = whole.store.read("raw_ohlcv", "toy", day.item(), day.item())["instrument"][0].as_py()
+    correct(whole, day.item(), name, 1.01)
+    stale = stale_assets(whole, "toy")
+    for table, past, future in (("qlib_bin", 1, 0), ("alpha158", 61, 0), ("price_features", 21, 0), ("labels", 1, 6)):
+        low, high = len(calendar) - far - future, len(calendar) - far + past
+        found = stale[table]
+        assert not len(found.missing) + len(found.code), table
+        assert calendar[max(0, low)] == found.data[0], table
+        assert found.data[-1] == calendar[min(high, len(calendar) - 1)], table
+    refresh(whole)
+    assert not any(stale_assets(whole, "toy").values())
+    fresh = Platform.open(settings(tmp_path / "fresh"))
+    run(fresh, ("raw_ohlcv",), START, END)
+    correct(fresh, day.item(), name, 1.01)
+    refresh(fresh)
+    for table in (*TABLES[1:], "factor_metrics"):
+        assert contents(whole, table).equals(contents(fresh, table)), table
+
+
+def test_a_changed_definition_is_code_and_reaches_what_reads_it(tmp_path):
+    home = tmp_path
+    first = Platform.open(settings(home, custom_factors={"mine": "$close/Ref($close, 5)"}))
+    run(first, ("raw_ohlcv",), START, date(2018, 12, 28))
+    refresh(first)
+    second = Platform.open(settings(home, custom_factors={"mine": "$close/Ref($close, 6)"}))
+    stale = stale_assets(second, "toy")
+    assert len(stale["custom_factors"].code)
+    assert not len(stale["custom_factors"].data)
+    assert not stale["alpha158"]
+    assert len(stale["factor_metrics"].data)
+    assert "definition changed" in stale["custom_factors"].reason()
+    refresh(second)
+    assert not any(stale_assets(second, "toy").values())
