@@ -140,9 +140,9 @@ def _changed_span(
     calendar = platform.calendar(universe).between(spec.start, platform.last_session(universe))
     whole = calendar[0].item(), calendar[-1].item()
     stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else calendar[:0]
-    if not len(stored) or sum(found[name].stat().st_size for name in changed) > RESTRICTED_BYTES:
+    if sum(found[name].stat().st_size for name in changed) > RESTRICTED_BYTES:
         return whole
-    owners = source.owners([*changed, *removed])
+    owners = source.owners([*changed, *removed]) if len(stored) else None
     names: list[str] | None = None
     if owners is not None:
         asked = {
@@ -162,14 +162,16 @@ def _changed_span(
     days: set[date] = set()
     # a refused file has no date: it is told with the newest session, and taken back where it was told
     whole_old, whole_new = (set(_whole_files(rows)) for rows in (old, refused))
-    if whole_old != whole_new:
-        days.add(stored[-1].item())
+    if whole_old != whole_new and (len(stored) or not bars.num_rows):
+        days.add((stored if len(stored) else calendar)[-1].item())
         days.update(old.filter(pc.field("line") == 0)["date"].to_pylist())
     kept = [
         name for name in names or () if name not in set(refused.filter(pc.field("line") == 0)["instrument"].to_pylist())
     ]
     if names is None or kept:
-        before = platform.store.read("raw_ohlcv", universe, instruments=None if names is None else kept)
+        before = schema.RAW_OHLCV.arrow().empty_table()
+        if len(stored):
+            before = platform.store.read("raw_ohlcv", universe, instruments=None if names is None else kept)
         if names is not None:
             bars = bars.filter(pc.is_in(bars["instrument"], value_set=pa.array(kept, pa.string())))
         days |= _ends(differences(before, bars, schema.RAW_OHLCV.keys))

@@ -261,7 +261,7 @@ def block(
     if failed is not None:
         at = np.searchsorted(np.sort(days), np.array(sorted(failed), "M8[D]"))
         broken = np.isin(days, np.sort(days)[at[at < len(days)]])
-    told = pa.array(np.where(broken, checks or None, None), pa.string())
+    told = pa.array([checks if one and checks else None for one in broken.tolist()], pa.string())
     rows = rows.set_column(rows.column_names.index("blocked"), "blocked", told).select(LINEAGE.arrow().names)
     first, last = rows["date"][0].as_py(), rows["date"][-1].as_py()
     store.replace(LINEAGE, universe, first, last, rows, provenance, match=("asset", asset))

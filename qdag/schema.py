@@ -196,8 +196,7 @@ PREDICTIONS = TableSpec(
 )
 
 TABLES = {
-    spec.name: spec
-    for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, LINEAGE, FACTOR_METRICS, PREDICTIONS)
+    spec.name: spec for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, LINEAGE, FACTOR_METRICS, PREDICTIONS)
 }
 
 FEATURE_TABLES = ("alpha158", "basic_statistics", "technical_indicators", "price_features", "custom_factors")

@@ -18,9 +18,7 @@ READY_SECONDS = 180
 STOP_SECONDS = 30
 
 
-def serve(
-    settings: Settings, port: int, mlflow_port: int, say: Callable[[str], object], automate: bool = False
-) -> int:
+def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], object], automate: bool = False) -> int:
     """Start both servers, print their addresses once they answer, wait for an interrupt, stop them.
 
     ``automate``: sensors and schedules are on, whatever the settings say.

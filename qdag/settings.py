@@ -369,7 +369,7 @@ class AutomationSettings(_Frozen):
         default=15, description="sensors of files and stale sessions look so often; those of alerts half as often"
     )
     again_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=3600, description="what a run died over, past its retries, is asked for again after; not failed steps"
+        default=3600, description="a request whose run failed is asked for again after; each time after twice as long"
     )
 
 

@@ -4,14 +4,17 @@ Which sessions changed and what is stale is told by ``qdag.landing`` and ``qdag.
 """
 
 import json
+import time
 from collections.abc import Sequence
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import numpy as np
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
-from qdag.defs.partitions import range_tags
+from qdag.defs.partitions import range_tags, run_window
 from qdag.landing import Cursor, arrivals
 from qdag.refresh import Request, blocked_assets, next_runs, stale_assets
 from qdag.settings import FilesSource, Settings
@@ -19,7 +22,13 @@ from qdag.stages import Platform
 
 UNIVERSE_TAG = "qdag/universe"
 REASON_TAG = "qdag/reason"
+REQUEST_TAG = "qdag/request"
+"""What was asked for and in which state of the data: the same on the run, its retries and later attempts."""
 MAINTENANCE_JOB = "maintenance"
+ATTEMPTS_SEEN = 6
+RETRIES_SEEN = 50
+# a retry is launched within seconds; a daemon that never comes back holds nothing up
+RETRY_SECONDS = 300
 BUSY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -29,37 +38,84 @@ BUSY = [
 ]
 
 
-def run_request(request: Request, job: str) -> dg.RunRequest:
-    """A run for what is to be computed; asked for again in the same state it is the same run."""
-    span = f"{request.universe}:{request.start}:{request.end}"
+def run_request(request: Request, job: str, attempt: str = "") -> dg.RunRequest:
+    """A run for what is to be computed; asked for again in the same state it is the same run, unless as another
+    ``attempt``."""
+    key = f"{request.universe}:{request.start}:{request.end}:{'+'.join(request.assets)}:{request.state}"
     return dg.RunRequest(
-        run_key=f"{span}:{'+'.join(request.assets)}:{request.state}",
+        run_key=key + attempt,
         job_name=job,
         asset_selection=[dg.AssetKey(name) for name in request.assets],
         tags={
             **range_tags(request.universe, request.start.isoformat(), request.end.isoformat()),
             UNIVERSE_TAG: request.universe,
             REASON_TAG: request.reason[:250],
+            REQUEST_TAG: key,
         },
     )
 
 
 def busy(instance: dg.DagsterInstance, universe: str) -> str | None:
-    """Id of a run of the universe that waits or runs."""
-    records = instance.get_runs(dg.RunsFilter(tags={UNIVERSE_TAG: universe}, statuses=BUSY), limit=1)
-    return records[0].run_id if records else None
+    """Id of a run of the universe, whoever asked for it, that waits or runs, or that failed and is about to be
+    retried."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=BUSY)):
+        if _universe_of(run) == universe:
+            return run.run_id
+    failed = dg.RunsFilter(tags={WILL_RETRY_TAG: "true"}, statuses=[dg.DagsterRunStatus.FAILURE])
+    for record in instance.get_run_records(failed, limit=RETRIES_SEEN):
+        run = record.dagster_run
+        pending = AUTO_RETRY_RUN_ID_TAG not in run.tags
+        if pending and _universe_of(run) == universe and time.time() - (record.end_time or 0) < RETRY_SECONDS:
+            return run.run_id
+    return None
+
+
+def _universe_of(run: dg.DagsterRun) -> str | None:
+    try:
+        return run.tags.get(UNIVERSE_TAG) or run_window(run.tags).universe
+    except (dg.DagsterInvariantViolationError, ValueError):
+        return None
+
+
+def ask(
+    instance: dg.DagsterInstance, request: Request, job: str, again_seconds: float
+) -> tuple[dg.RunRequest | None, str]:
+    """The run to ask for, or why not: what was asked for in the same state is asked for again only where it failed,
+    after ``again_seconds``, and after each further failure twice as long."""
+    wanted = run_request(request, job)
+    earlier = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: wanted.tags[REQUEST_TAG]}), limit=ATTEMPTS_SEEN)
+    if not earlier:
+        return wanted, request.reason
+    last = earlier[0]
+    told = f"{request.reason}; asked for before, and run {last.dagster_run.run_id[:8]}"
+    if last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        word = "was canceled" if last.dagster_run.status is dg.DagsterRunStatus.CANCELED else "left it so"
+        return None, f"{told} {word}: run it again in the UI, or `qdag refresh`"
+    due = (last.end_time or 0.0) + again_seconds * 2 ** (len(earlier) - 1)
+    if time.time() < due:
+        return None, f"{told} failed: again at {datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
+    return run_request(request, job, f":after-{last.dagster_run.run_id[:8]}"), request.reason
+
+
+def chunks(platform: Platform, request: Request) -> list[Request]:
+    """A long request as runs of at most ``chunk_sessions`` sessions, in order: a run that dies loses one of them."""
+    sessions = platform.calendar(request.universe).between(request.start, request.end)
+    size = platform.settings.automation.chunk_sessions
+    parts = [sessions[at : at + size] for at in range(0, len(sessions), size)]
+    return [replace(request, start=p[0].item(), end=p[-1].item(), sessions=len(p)) for p in parts]
 
 
 def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running: bool) -> list[dg.SensorDefinition]:
     """The landing sensor, where a universe reads files, and the sensor of stale sessions."""
     settings = platform.settings
+    automation = settings.automation
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     watched = [name for name, spec in settings.universes.items() if isinstance(spec.source, FilesSource)]
 
     @dg.sensor(
         name="landing",
         job=job,
-        minimum_interval_seconds=15,
+        minimum_interval_seconds=automation.tick_seconds,
         default_status=status,
         description="New and changed files of every universe that reads a folder: one run of raw_ohlcv over the "
         "sessions whose rows they change. A file that is still being written waits.",
@@ -73,9 +129,11 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
                 continue
             found = arrivals(platform, universe, Cursor.read(cursors.get(universe)))
             cursors[universe] = found.cursor.text()
-            reasons.append(f"{universe}: {found.reason}")
+            reason = found.reason
             if found.request:
-                requests.append(run_request(found.request, job.name))
+                request, reason = ask(context.instance, found.request, job.name, automation.again_seconds)
+                requests += [request] if request else []
+            reasons.append(f"{universe}: {reason}")
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason("; ".join(reasons) or "no universe reads files"),
@@ -85,36 +143,28 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
     @dg.sensor(
         name="stale_sessions",
         job=job,
-        minimum_interval_seconds=20,
+        minimum_interval_seconds=automation.tick_seconds,
         default_status=status,
         description="Runs for exactly the sessions that would be computed differently now: never computed, of another "
         "definition, or with corrected inputs, by whatever way the correction came. Models are marked, not retrained.",
     )
     def stale_sessions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        seen = json.loads(context.cursor or "{}")
         requests, reasons = [], []
         for universe in settings.universes:
             if run := busy(context.instance, universe):
                 reasons.append(f"{universe}: run {run[:8]} is not finished")
                 continue
-            asked = next_runs(platform, universe)
-            fresh = [
-                request for request in asked if run_request(request, job.name).run_key not in seen.get(universe, [])
-            ]
-            requests += [run_request(request, job.name) for request in fresh]
-            if asked and not fresh:
-                reasons.append(f"{universe}: {asked[0].reason}; asked for before, and that run did not succeed")
-            elif not asked:
-                waiting = [
-                    f"{b.asset} waits: {b.upstream} failed {b.checks}" for b in blocked_assets(platform, universe)
-                ]
-                state = "; ".join(waiting) or f"everything is up to date{_stale_models(platform, universe)}"
-                reasons.append(f"{universe}: {state}")
-            seen[universe] = [run_request(request, job.name).run_key for request in asked]
+            wanted = [part for request in next_runs(platform, universe) for part in chunks(platform, request)]
+            for part in wanted:
+                request, reason = ask(context.instance, part, job.name, automation.again_seconds)
+                requests += [request] if request else []
+                reasons += [] if request else [f"{universe}: {part.start} .. {part.end}: {reason}"]
+            if not wanted:
+                waiting = "; ".join(str(blocked) for blocked in blocked_assets(platform, universe))
+                up_to_date = f"everything is up to date{_stale_models(platform, universe)}"
+                reasons.append(f"{universe}: {waiting or up_to_date}")
         return dg.SensorResult(
-            run_requests=requests,
-            skip_reason=None if requests else dg.SkipReason("; ".join(reasons)),
-            cursor=json.dumps(seen),
+            run_requests=requests, skip_reason=None if requests else dg.SkipReason("; ".join(reasons))
         )
 
     return [landing, stale_sessions] if watched else [stale_sessions]
@@ -174,6 +224,8 @@ def _daily(
         day = _local_day(context)
         if skip := _no_session(settings, platform, universe, day):
             return dg.SkipReason(skip)
+        if isinstance(settings.universe(universe).source, FilesSource) and _is_done(platform, universe, day):
+            return dg.SkipReason(f"session {day} has been delivered, and everything is up to date")
         start = _first_open(platform, universe, day)
         sessions = platform.calendar(universe).between(start, day)
         request = Request(universe, tuple(assets), start, day, len(sessions), f"session {day} has closed", "scheduled")
@@ -229,6 +281,12 @@ def _no_session(settings: Settings, platform: Platform, universe: str, day: date
     if day < spec.start or not platform.calendar(universe).contains(day):
         return f"{day} is no session of {spec.calendar}"
     return None
+
+
+def _is_done(platform: Platform, universe: str, day: date) -> bool:
+    stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else np.array([])
+    stale = stale_assets(platform, universe)
+    return np.datetime64(day) in stored and not any(found for name, found in stale.items() if name != "trained_model")
 
 
 def _first_open(platform: Platform, universe: str, day: date) -> date:

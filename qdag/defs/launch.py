@@ -1,5 +1,6 @@
 """Runs of the chain in this process, recorded by Dagster like any other: what `qdag materialize` does."""
 
+import socket
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -8,6 +9,7 @@ import dagster as dg
 import numpy as np
 
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
+from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
 from qdag.errors import SessionError, unknown
 from qdag.settings import Settings
@@ -99,7 +101,7 @@ def _run(
 ) -> None:
     result = job.execute_in_process(
         instance=instance,
-        tags=tags,
+        tags={**tags, HOST_TAG: socket.gethostname()},
         run_config=QUIET,
         raise_on_error=False,
         asset_selection=[dg.AssetKey(name) for name in sorted(names)],
