@@ -185,10 +185,12 @@ def record(
     version: int | None,
     provenance: Mapping[str, str],
     span: tuple[date, date] | None = None,
+    blocked: pa.Array | None = None,
 ) -> None:
     """Record what ``sessions`` (datetime64[D], (N,)) were computed from: ``inputs`` uint64 (N,).
 
-    Records from the first to the last session, or within ``span``, are replaced.
+    Records from the first to the last session, or within ``span``, are replaced. ``blocked``: text (N,), the checks
+    that they are known to fail; by default none.
     """
     size = len(sessions)
     if span is None:
@@ -202,7 +204,7 @@ def record(
         "inputs": pa.array(np.asarray(inputs, np.uint64).view(np.int64)),
         "definition": pa.repeat(pa.scalar(definition, pa.string()), size),
         "version": pa.repeat(pa.scalar(version, pa.int64()), size),
-        "blocked": pa.nulls(size, pa.string()),
+        "blocked": pa.nulls(size, pa.string()) if blocked is None else blocked,
     }
     rows = pa.table(columns, schema=LINEAGE.arrow())
     store.replace(LINEAGE, universe, *span, rows, provenance, match=("asset", asset))
@@ -268,10 +270,20 @@ def block(
 
 
 def record_raw(store: TableStore, universe: str, start: date, end: date, provenance: Mapping[str, str]) -> None:
-    """Record the digests of the stored raw_ohlcv sessions of ``start`` to ``end``; those without rows lose theirs."""
+    """Record the digests of the stored raw_ohlcv sessions of ``start`` to ``end``; those without rows lose theirs.
+
+    A session whose rows are as they were stays blocked where it was: nobody has judged it again.
+    """
     version = store.version(RAW)
     sessions, digests = session_digests(store, universe, start, end)
-    record(store, universe, RAW, sessions, digests, "", version, provenance, span=(start, end))
+    failed: dict[tuple[date, int], str] = {}
+    if store.exists(LINEAGE.name):
+        rows = store.read(LINEAGE.name, universe, start, end, columns=["date", "asset", "inputs", "blocked"])
+        rows = rows.filter((pc.field("asset") == RAW) & pc.field("blocked").is_valid())
+        failed = {(row["date"], row["inputs"]): row["blocked"] for row in rows.to_pylist()}
+    keys = zip(sessions.tolist(), digests.view(np.int64).tolist(), strict=True)
+    blocked = pa.array([failed.get(key) for key in keys], pa.string())
+    record(store, universe, RAW, sessions, digests, "", version, provenance, (start, end), blocked)
 
 
 def refresh_raw(store: TableStore, universe: str) -> bool:

@@ -5,6 +5,7 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 :class:`StageResult`. Days outside the universe's own range, and days that are no session of its exchange, are empty.
 """
 
+import os
 import queue
 import threading
 import time
@@ -322,7 +323,49 @@ def _record(
 ) -> None:
     if inputs is not None and len(sessions):
         definition = definition_version(platform.settings, asset)
+        if asset in schema.FEATURE_TABLES:
+            file = _definition_file(platform, definition)
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_suffix(f".{os.getpid()}.part")
+                part.write_text(definition_text(platform.settings, asset), "utf-8")
+                part.replace(file)
         record(platform.store, universe, asset, sessions, inputs, definition, version, platform.provenance)
+
+
+def _definition_file(platform: Platform, definition: str) -> Path:
+    """Where the text of a feature table's definition is kept, by its version."""
+    return platform.settings.home / "definitions" / f"{definition}.txt"
+
+
+def standing_columns(
+    platform: Platform, universe: str, table: str, sessions: np.ndarray, expressions: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Columns whose stored values would not come out differently: only the definition of others has changed.
+
+    None where the inputs have changed, where sessions are of several definitions or of none, and where nothing has
+    changed at all: then somebody wants everything computed again.
+    """
+    calendar = platform.calendar(universe).all
+    stop = int(np.searchsorted(calendar, sessions[-1])) + 1
+    lineage = Lineage(platform.store, universe, calendar[:stop])
+    at = np.searchsorted(calendar, sessions)
+    records = lineage.records(table)
+    versions = set(records.definitions[at].tolist())
+    if not records.known[at].all() or len(versions) != 1 or versions == {definition_version(platform.settings, table)}:
+        return ()
+    file = _definition_file(platform, versions.pop())
+    if not file.exists():
+        return ()
+    old = dict(line.split("=", 1) for line in file.read_text("utf-8").splitlines() if "=" in line)
+    new = dict(line.split("=", 1) for line in definition_text(platform.settings, table).splitlines() if "=" in line)
+    # other lines than expressions are what all columns may depend on
+    if {n: t for n, t in old.items() if ":" in n} != {n: t for n, t in new.items() if ":" in n}:
+        return ()
+    past = plan({name: text for name, text in old.items() if ":" not in name}).lookback
+    if np.any(lineage.inputs((Reads("qlib_bin", past=past),))[at] != records.inputs[at]):
+        return ()
+    return tuple(name for name, text in expressions.items() if old.get(name) == text)
 
 
 def _forget(
@@ -868,6 +911,10 @@ def _expressions(
     after: int = 0,
 ) -> StageResult:
     allow_future = after > 0
+    standing: tuple[str, ...] = ()
+    if spec.name in schema.FEATURE_TABLES and len(sessions):
+        standing = standing_columns(platform, universe, spec.name, sessions, expressions)
+    expressions = {name: text for name, text in expressions.items() if name not in standing}
     planned = plan(expressions, allow_future=allow_future)
     engine = platform.settings.engine
 
@@ -875,6 +922,12 @@ def _expressions(
         for chunk in _chunks(platform, spec.name, sessions):
             panel, begin = _panel(platform, universe, chunk, planned.lookback, after, sorted(planned.fields))
             wanted = panel.window(begin, begin + len(chunk))
+            kept = {}
+            if standing:
+                stored = platform.store.read(
+                    spec.name, universe, *_ends(chunk), columns=["date", "instrument", *standing]
+                )
+                kept = table_matrix(stored, standing, panel.instruments, chunk)
             blocks = compute_blocks(
                 expressions,
                 panel,
@@ -885,9 +938,17 @@ def _expressions(
             )
             for which, arrays in blocks:
                 columns = {name: values[:, : len(chunk)] for name, values in arrays.items()}
+                columns |= {name: values[which] for name, values in kept.items()}
                 yield from panel_batches(spec, universe, wanted.rows(which), columns)
 
-    return _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
+    result = _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
+    if standing:
+        result = replace(result, extra={**result.extra, "columns_computed": ", ".join(expressions) or "none"})
+    return result
+
+
+def _ends(sessions: np.ndarray) -> tuple[date, date]:
+    return sessions[0].item(), sessions[-1].item()
 
 
 def _chunks(platform: Platform, stage: str, sessions: np.ndarray) -> Iterator[np.ndarray]:

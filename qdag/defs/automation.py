@@ -12,9 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import numpy as np
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._core.events import RunFailureReason
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 
-from qdag.defs.partitions import range_tags, run_window
+from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_window
 from qdag.landing import Cursor, arrivals
 from qdag.refresh import Request, blocked_assets, next_runs, stale_assets
 from qdag.settings import FilesSource, Settings
@@ -27,6 +28,8 @@ REQUEST_TAG = "qdag/request"
 MAINTENANCE_JOB = "maintenance"
 ATTEMPTS_SEEN = 6
 RETRIES_SEEN = 50
+LOST_ATTEMPTS = 12
+LOST_SECONDS = 7 * 86400.0
 # a retry is launched within seconds; a daemon that never comes back holds nothing up
 RETRY_SECONDS = 300
 BUSY = [
@@ -97,6 +100,35 @@ def ask(
     return run_request(request, job, f":after-{last.dagster_run.run_id[:8]}"), request.reason
 
 
+def lost(instance: dg.DagsterInstance, universe: str, again_seconds: float) -> list[dg.RunRequest]:
+    """Requests whose run died, past its retries, and that are due again: its tables may be written while its checks
+    and its sessions in Dagster are not. A run that a failed step ended is another matter: that would fail again."""
+    failed = dg.RunsFilter(tags={UNIVERSE_TAG: universe}, statuses=[dg.DagsterRunStatus.FAILURE])
+    found, done = [], set()
+    for record in instance.get_run_records(failed, limit=RETRIES_SEEN):
+        run = record.dagster_run
+        key = run.tags.get(REQUEST_TAG)
+        if key is None or key in done or time.time() - (record.end_time or 0.0) > LOST_SECONDS:
+            continue
+        done.add(key)
+        tries = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: key}), limit=LOST_ATTEMPTS + 1)
+        if tries[0].dagster_run.run_id != run.run_id or len(tries) > LOST_ATTEMPTS:
+            continue
+        stopped = run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value
+        if stopped or time.time() < (record.end_time or 0.0) + again_seconds * 2 ** (len(tries) - 1):
+            continue
+        kept = (RANGE_START, RANGE_END, UNIVERSE_TAG, REASON_TAG, REQUEST_TAG)
+        found.append(
+            dg.RunRequest(
+                run_key=f"{key}:after-{run.run_id[:8]}",
+                job_name=run.job_name,
+                asset_selection=sorted(run.asset_selection or ()),
+                tags={name: run.tags[name] for name in kept},
+            )
+        )
+    return found
+
+
 def chunks(platform: Platform, request: Request) -> list[Request]:
     """A long request as runs of at most ``chunk_sessions`` sessions, in order: a run that dies loses one of them."""
     sessions = platform.calendar(request.universe).between(request.start, request.end)
@@ -153,6 +185,9 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
         for universe in settings.universes:
             if run := busy(context.instance, universe):
                 reasons.append(f"{universe}: run {run[:8]} is not finished")
+                continue
+            if died := lost(context.instance, universe, automation.again_seconds):
+                requests += died
                 continue
             wanted = [part for request in next_runs(platform, universe) for part in chunks(platform, request)]
             for part in wanted:
@@ -312,7 +347,8 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
         from qdag.maintenance import vacuum
 
         for expired in vacuum(platform):
-            context.log.info(str(expired))
+            files, size = len(expired.files), expired.size / 2**20
+            context.log.info(f"{expired.table}: {files} files deleted, {size:,.1f} MiB")
 
     @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Copy what is new to the backup of the settings.")
     def back_up_tables(context: dg.OpExecutionContext) -> None:
@@ -327,7 +363,8 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
             if done == total:
                 context.log.info(f"{table}: {total} files are in the backup")
 
-        context.log.info(str(back_up(platform, target, told)))
+        made = back_up(platform, target, told)
+        context.log.info(f"backup {made.id}: {made.copied} of {made.files} files copied, {made.copied_size:,} bytes")
 
     @dg.job(name=MAINTENANCE_JOB, description="Upkeep of the tables.", executor_def=dg.in_process_executor)
     def maintenance() -> None:

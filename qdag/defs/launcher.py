@@ -21,6 +21,7 @@ from dagster._serdes import deserialize_value
 
 HOST_TAG = "qdag/host"
 """On runs of the command, which no code server started: the machine that they run on."""
+HERE = ("localhost", "127.0.0.1")
 SERVER_SECONDS = 10
 # a worker starts before its run's first event; clocks of the system and of the process table differ by ticks
 CLOCK_SLACK = 5.0
@@ -38,7 +39,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         known = _known_to(server, run.run_id) if server else None
         if known:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        local = server.get("host") == "localhost" if server else run.tags.get(HOST_TAG) == socket.gethostname()
+        local = server.get("host") in HERE if server else run.tags.get(HOST_TAG) == socket.gethostname()
         if local:
             return self._process(run)
         if known is None:
