@@ -100,9 +100,9 @@ class Lineage:
             self._load()
         return self._records.get(asset) or Records.none(len(self.sessions))
 
-    def trained(self) -> np.ndarray:
-        """Sessions at whose close a model was trained."""
-        return self.sessions[self.records("trained_model").known]
+    def recorded(self, asset: str) -> np.ndarray:
+        """Sessions of an asset that were computed, be it from nothing."""
+        return self.sessions[self.records(asset).known]
 
     def inputs(self, reads: Iterable[Reads]) -> np.ndarray:
         """Digest of what each session's inputs are, as recorded: uint64 (S,)."""

@@ -39,7 +39,7 @@ def stale_assets(platform: Platform, universe: str, assets: Sequence[str] | None
     calendar = lineage.sessions
     chain = {name: reads_of(settings, universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
     found = lineage.stale(chain, {name: definition_version(settings, name) for name in chain})
-    trained = lineage.trained()
+    trained = lineage.recorded("trained_model")
     none = calendar[:0]
     model, scores = found["trained_model"], found["predictions"]
     found["trained_model"] = Stale(model.asset, none, model.code, model.data)
@@ -158,13 +158,15 @@ def backfill_chunks(
         if not again:
             stale = stale_assets(platform, universe)
             stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else part[:0]
-            new = len(np.setdiff1d(part, stored)) > 0
-            wanted = [
-                name
-                for name in names
-                if (new if name == "raw_ohlcv" else new or len(np.intersect1d(stale[name].sessions, part)) > 0)
-            ]
-        if "predictions" in wanted and not len(_lineage(platform, universe).trained()):
+            new = np.setdiff1d(part, stored)
+            lineage = _lineage(platform, universe)
+            wanted = []
+            for name in names:
+                # sessions that raw_ohlcv may get now; what was computed from their absence is not asked for again
+                open_ones = new if name == "raw_ohlcv" else np.setdiff1d(new, lineage.recorded(name))
+                if len(open_ones) or (name != "raw_ohlcv" and len(np.intersect1d(stale[name].sessions, part))):
+                    wanted.append(name)
+        if "predictions" in wanted and not len(_lineage(platform, universe).recorded("trained_model")):
             wanted.remove("predictions")
         yield Chunk(tuple(wanted), part[0].item(), part[-1].item(), len(part), len(sessions))
 

@@ -309,8 +309,16 @@ def inputs_of(platform: Platform, universe: str, asset: str, sessions: np.ndarra
     first = int(np.searchsorted(calendar, sessions[0])) - max(read.past for read in reads)
     last = int(np.searchsorted(calendar, sessions[-1])) + max(read.future for read in reads)
     part = calendar[max(0, first) : last + 1]
-    digests = Lineage(platform.store, universe, part).inputs(reads)
-    return digests[np.searchsorted(part, sessions)]
+    digests = Lineage(platform.store, universe, part).inputs(reads)[np.searchsorted(part, sessions)]
+    if asset == "factor_metrics":
+        # labels are read too; metrics of stale ones must not pass for what they are not
+        chain = {name: reads_of(platform.settings, universe, name) for name in ("qlib_bin", "labels")}
+        versions = {name: definition_version(platform.settings, name) for name in chain}
+        stale = Lineage(platform.store, universe, calendar).stale(chain, versions)["labels"].sessions
+        at, bad = np.searchsorted(calendar, sessions), np.searchsorted(calendar, stale)
+        past = max(read.past for read in reads)
+        digests[np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)] ^= np.uint64(1)
+    return digests
 
 
 def _record(

@@ -125,6 +125,19 @@ def test_a_correction_by_hand_makes_exactly_its_readers_stale(tmp_path):
         assert contents(whole, table).equals(contents(fresh, table)), table
 
 
+def test_metrics_of_stale_labels_stay_stale(tmp_path):
+    platform = Platform.open(settings(tmp_path))
+    last = date(2018, 6, 29)
+    run(platform, ("raw_ohlcv",), START, last)
+    refresh(platform)
+    correct(platform, date(2018, 5, 1), "SYN00001", 1.02)
+    run(platform, ("qlib_bin", *TABLES[1:5], "factor_metrics"), date(2018, 5, 1), last)
+    assert stale_assets(platform, "toy")["labels"]
+    assert stale_assets(platform, "toy")["factor_metrics"].data[0] == np.datetime64("2018-05-01")
+    refresh(platform)
+    assert not any(stale_assets(platform, "toy").values())
+
+
 def test_a_changed_definition_is_code_and_reaches_what_reads_it(tmp_path):
     home = tmp_path
     first = Platform.open(settings(home, custom_factors={"mine": "$close/Ref($close, 5)"}))
