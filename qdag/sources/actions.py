@@ -22,15 +22,17 @@ What else a vendor tells is compared with the factor, never used for it. A diffe
 vendor's rounding explains, with u the unit of a number's last decimal:
 
     events beside an adjusted close A
-        the change of F from one valid row i to the next one j against the change of A / close. Relative rounding:
-        sum over dividends D in (i, j], on the previous close P, of (u(D) / 2P + D u / 2P^2) / (1 - D/P)
-        + u(A)/2A[i] + u(A)/2A[j] + u/2close[i] + u/2close[j]
+        the change of F from one valid row i to the next one j against the change of A / close. Relative roundings:
+        for each dividend D in (i, j], on the previous close P, (u(D) + u D/P) / (2P - u) / (1 - D/P);
+        u(A)/2A[i], u(A)/2A[j], u/2close[i], u/2close[j]
         Some vendors reinvest the dividend at the close of its day: A changes by split x (1 + D / close). Where this
         explains the difference (P is close then, and 1 + D/P divides) it is a ``factor_convention``, else, and for
         pct_chg always, a ``factor_difference``.
     pct_chg
-        100 (close[t] F[t] / (close[t-1] F[t-1]) - 1) against pct_chg. Rounding in percent, for the ratio r of the two:
-        100 r (u/2close[t] + u/2P) + u(pct)/2, where P is pre_close, or close[t-1] without one
+        100 (close[t] F[t] / (close[t-1] F[t-1]) - 1) against pct_chg. Relative roundings of the ratio: u/2close[t] and
+        u/2P, where P is pre_close, or close[t-1] without one; and u(pct)/2 of the percentage
+
+Numbers with the relative roundings h have a product or quotient that is off by at most prod 1/(1 - h) - 1.
 
 The decimals are those that the compared numbers show, the most of them for all prices of one comparison: 2 to 4 for
 prices and pct_chg, 2 to 6 for dividends, 2 to 8 for an adjusted close.
@@ -102,7 +104,7 @@ def factors(adjustment: Adjustment, rows: Mapping[str, np.ndarray]) -> tuple[np.
             gaps = paid & ~usable & ~new
             unit = _unit(_decimals(2, 4, known))
             digit = _unit(_decimals(2, 6, dividend))
-            rounding = np.where(usable & ~new, (digit + share * unit) / (2 * known) / (1 - share), 0.0)
+            rounding = np.where(usable & ~new, _divide(digit + share * unit, 2 * known - unit) / (1 - share), 0.0)
         else:
             event = rows["pre_close"]
             given = event > 0
@@ -116,7 +118,7 @@ def factors(adjustment: Adjustment, rows: Mapping[str, np.ndarray]) -> tuple[np.
     if adjustment == "events" and "adjusted_close" in rows:
         here = np.where(paid & (close > 0), _divide(dividend, close), 0.0)
         other = _cumulate(new, np.where(new, 1.0, np.where(split > 0, split, 1.0) * (1 + here)))
-        slack = np.where(paid & (close > 0), _divide(digit + here * unit, 2 * close) / (1 + here), 0.0)
+        slack = np.where(paid & (close > 0), _divide(digit + here * unit, 2 * close - unit) / (1 + here), 0.0)
         noticed += _against_adjusted_close(rows, (level, rounding), (other, slack))
     if "pct_chg" in rows:
         noticed.append(_against_pct_chg(rows, new, level))
@@ -157,13 +159,13 @@ def _against_adjusted_close(
     value = _divide(told[at], told[before])
     unit = _unit(_decimals(2, 4, close[at], close[before]))
     digit = _unit(_decimals(2, 8, adjusted[at], adjusted[before]))
-    common = _divide(digit, 2 * adjusted[at]) + _divide(digit, 2 * adjusted[before])
-    common += _divide(unit, 2 * close[at]) + _divide(unit, 2 * close[before]) + 1e-9
+    common = _room(_divide(digit, 2 * adjusted[at])) + _room(_divide(digit, 2 * adjusted[before]))
+    common += _room(_divide(unit, 2 * close[at])) + _room(_divide(unit, 2 * close[before])) + 1e-9
 
     def step(level: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        total = np.append(0.0, np.cumsum(rounding))
+        total = np.append(0.0, np.cumsum(_room(rounding)))
         change = _divide(level[at], level[before])
-        return change, change * (common + total[at + 1] - total[before + 1])
+        return change, change * np.expm1(common + total[at + 1] - total[before + 1])
 
     expected, bound = step(*ours)
     elsewhere, allowed = step(*other)
@@ -187,7 +189,8 @@ def _against_pct_chg(rows: Mapping[str, np.ndarray], new: np.ndarray, level: np.
     base = rows.get("pre_close", known)
     base = np.where(base > 0, base, known)
     unit = _unit(_decimals(2, 4, close, base))
-    bound = 100 * ratio * (_divide(unit, 2 * close) + _divide(unit, 2 * base)) + _unit(_decimals(2, 4, pct)) / 2 + 1e-9
+    off = np.expm1(_room(_divide(unit, 2 * close)) + _room(_divide(unit, 2 * base)))
+    bound = 100 * ratio * off + _unit(_decimals(2, 4, pct)) / 2 + 1e-9
     at = np.flatnonzero(rows["valid"] & ~new)
     expected = 100 * (ratio - 1)
     differs = np.abs(pct - expected)[at] > bound[at]
@@ -199,6 +202,11 @@ def _noticed(kind: str, mask: np.ndarray, *found: np.ndarray | str) -> Noticed:
     *columns, detail = found
     at, value, expected, bound = (np.asarray(column)[mask] for column in columns)
     return Noticed(kind, at, value, expected, bound, str(detail))
+
+
+def _room(rounding: np.ndarray) -> np.ndarray:
+    """log 1/(1 - h) of relative roundings h: they add up."""
+    return -np.log1p(-np.minimum(rounding, 1 - 1e-9))
 
 
 def _decimals(least: int, most: int, *values: np.ndarray) -> np.ndarray:

@@ -41,18 +41,25 @@ def unchanged(
 ) -> int | None:
     """Version of raw_ohlcv since which the sessions of ``start`` to ``end`` hold what these files give; or None.
 
-    That is so where a delivery that covers these sessions was of the same files, read the same way, and nothing else
-    was written over them since: bars that somebody corrected by hand, restored or deleted are read again.
+    That is so where a delivery that covers these sessions was of the same files, read the same way, no delivery of
+    other files touched any of them, and nothing else was written over them since: bars that somebody corrected by hand,
+    restored or deleted are read again.
     """
     if not store.exists(DELIVERIES.name) or not store.exists(RAW_OHLCV.name):
         return None
-    rows = store.read(DELIVERIES.name, universe, start=end)
-    rows = rows.filter((pc.field("since") <= start) & (pc.field("reading") == reading))
-    given: dict[tuple[date, date, int], dict[str, str]] = {}
-    columns = (rows[name].to_pylist() for name in ("date", "since", "version", "source", "sha256"))
-    for day, since, version, source, digest in zip(*columns, strict=True):
-        given.setdefault((day, since, version), {})[source] = digest
-    found = [version for (_, _, version), files in given.items() if files == hashes]
+    rows = store.read(DELIVERIES.name, universe, start=start)
+    rows = rows.filter(pc.field("since") <= end)
+    given: dict[tuple[date, date, int, bool], dict[str, str]] = {}
+    columns = (rows[name].to_pylist() for name in ("date", "since", "version", "reading", "source", "sha256"))
+    for day, since, version, way, source, digest in zip(*columns, strict=True):
+        given.setdefault((day, since, version, way == reading), {})[source] = digest
+    found = [
+        version
+        for (day, since, version, same), files in given.items()
+        if same and files == hashes and since <= start and day >= end
+    ]
+    if any(not same or files != hashes for (_, _, _, same), files in given.items()):
+        return None
     if not found or max(found) > (store.version(RAW_OHLCV.name) or 0):
         return None
     mark = fingerprint(hashes, reading)
@@ -81,16 +88,16 @@ def record(
 ) -> None:
     """Write down the files of a delivery for the sessions of ``start`` to ``end``.
 
-    ``files`` hold source, sha256, bytes, rows, first and last. Older deliveries that ended on the same session and
-    began no earlier are forgotten: this one took their place. Nothing is written where the same is written down.
+    ``files`` hold source, sha256, bytes, rows, first and last. Older deliveries of sessions within these are forgotten:
+    this one took their place. Nothing is written where the same is written down.
     """
     own = {"universe": universe, "date": end, "since": start, "reading": reading, "version": version}
     schema = DELIVERIES.arrow()
     new = pa.Table.from_pylist([{**own, **file} for file in files], schema=schema)
     if store.exists(DELIVERIES.name):
-        old = store.read(DELIVERIES.name, universe, end, end).select(schema.names)
-        same = old.filter(pc.field("since") == start).sort_by("source").drop(["version"])
-        if same.equals(new.sort_by("source").drop(["version"])):
+        old = store.read(DELIVERIES.name, universe, start, end).select(schema.names)
+        within = old.filter(pc.field("since") >= start).sort_by("source").drop(["version"])
+        if within.equals(new.sort_by("source").drop(["version"])):
             return
         new = pa.concat_tables([old.filter(pc.field("since") < start), new])
-    store.replace(DELIVERIES, universe, end, end, new, provenance)
+    store.replace(DELIVERIES, universe, start, end, new, provenance)
