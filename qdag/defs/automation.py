@@ -126,7 +126,8 @@ def lost(instance: dg.DagsterInstance, universe: str, again_seconds: float) -> l
                 tags={name: run.tags[name] for name in kept},
             )
         )
-    return found
+    # in the order of time, so that no part is computed before what it looks back on
+    return sorted(found, key=lambda request: request.tags[RANGE_START])
 
 
 def chunks(platform: Platform, request: Request) -> list[Request]:
