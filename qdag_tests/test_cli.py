@@ -53,7 +53,14 @@ def test_the_whole_chain_in_one_command(folder, materialized):
     for asset in ("raw_ohlcv", "qlib_bin", "alpha158", "factor_metrics", "trained_model", "predictions"):
         assert asset in materialized.stdout
     assert "Traceback" not in materialized.stderr
-    assert sorted(p.name for p in (folder / "home").iterdir()) == ["dagster", "definitions", "mlflow", "qlib", "reports", "tables"]
+    assert sorted(p.name for p in (folder / "home").iterdir()) == [
+        "dagster",
+        "definitions",
+        "mlflow",
+        "qlib",
+        "reports",
+        "tables",
+    ]
 
 
 def test_nothing_is_written_outside_the_home(folder, materialized):
