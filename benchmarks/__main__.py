@@ -1,6 +1,6 @@
 """``python -m benchmarks [--write] [NAME ...]``: run the measurements one after the other, each in its own process.
 
-``--write`` keeps what they print in docs/benchmarks.md.
+``--write`` keeps what they print in docs/benchmarks.md, in place of what they printed before.
 """
 
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent / "docs" / "benchmarks.md"
-NAMES = ("alpha158", "scale", "qlib_bin", "quality", "factor_metrics", "bookkeeping", "append_rewrite", "crash_loop")
+NAMES = ("alpha158", "scale", "qlib_bin", "quality", "factor_metrics", "bookkeeping")
 
 
 def main() -> int:
@@ -27,11 +27,20 @@ def main() -> int:
         print(f"== {name}", flush=True)
         code, printed = _run(name)
         worst = max(worst, code)
-        parts.append(f"## {name}\n\n`python -m benchmarks.{name}`\n\n```text\n{printed.rstrip()}\n```\n")
+        when = f"`python -m benchmarks.{name}` on {date.today()}, Python {platform.python_version()}"
+        parts.append(f"## {name}\n\n{when}\n\n```text\n{printed.rstrip()}\n```\n")
     if write and not worst:
-        head = f"Written by `python -m benchmarks --write` on {date.today()}, Python {platform.python_version()}."
-        REPORT.write_text("# Benchmarks\n\n" + head + "\n\n" + "\n".join(parts))
+        sections = {part.split("\n", 1)[0][3:]: part for part in _sections()} | dict(zip(names, parts, strict=True))
+        head = "Written by `python -m benchmarks --write`; each section says when."
+        REPORT.write_text("# Benchmarks\n\n" + head + "\n\n" + "\n".join(sections.values()))
     return worst
+
+
+def _sections() -> list[str]:
+    """The sections of the page as it is."""
+    if not REPORT.exists():
+        return []
+    return [f"## {text.rstrip()}\n" for text in REPORT.read_text("utf-8").split("\n## ")[1:]]
 
 
 def _run(name: str) -> tuple[int, str]:
