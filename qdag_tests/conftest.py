@@ -1,8 +1,10 @@
 """Shared fixtures: settings on a temporary home, and profiles for the property tests."""
 
 import os
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck
@@ -24,6 +26,13 @@ for _profile, _examples in (("dev", 50), ("ci", 50), ("thorough", 500)):
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 REAL_MARKET = Path(__file__).resolve().parents[2] / "shared" / "market"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_of_a_module() -> Iterator[None]:
+    """What commands set for the processes that they start stays within the file."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ TABLES = ("basic_statistics", "labels", "raw_ohlcv")
 def original(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "qdag.toml").write_text(TOML)
-    platform = Platform.open(load_settings(folder / "qdag.toml")).for_run("run-of-the-fixture")
+    platform = Platform.open(load_settings(folder / "qdag.toml", {})).for_run("run-of-the-fixture")
     for universe in ("toy", "east"):
         for stage in (
             stages.raw_ohlcv,
