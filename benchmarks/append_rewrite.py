@@ -119,11 +119,11 @@ def fill(platform: Any, first: date, last: date) -> None:
 
 def refill(platform: Any, first: date, last: date) -> int:
     """A delivery that may hold corrections: read from ``first`` on, then compute what is stale. Returns the runs."""
-    from qdag.refresh import next_runs
+    from qdag.refresh import survey
 
     stage("raw_ohlcv")(platform, "market", first, last)
     runs = 0
-    while asked := next_runs(platform, "market"):
+    while asked := survey(platform, "market").requests:
         for request in asked:
             runs += 1
             for name in request.assets:
@@ -135,7 +135,7 @@ def refill(platform: Any, first: date, last: date) -> int:
 
 def compare(name: str, source: Path, root: Path, given: argparse.Namespace) -> Iterator[tuple[str, str, bool]]:
     """(what, figures, whether equal) for one universe."""
-    from qdag.refresh import stale_assets
+    from qdag.refresh import survey
     from qdag.sessions import SessionCalendar
     from qdag.stages import verify_bins
 
@@ -182,7 +182,7 @@ def compare(name: str, source: Path, root: Path, given: argparse.Namespace) -> I
         rows = [whole_sessions(p, table) for p in (daily, once)]
         differing = [] if rows[0].equals(rows[1]) else differences(*rows)
         yield table, f"{rows[1].num_rows} rows, {rows[1].num_columns} columns: {said(differing)}", not differing
-    stale = [asset for asset, found in stale_assets(daily, "market").items() if found]
+    stale = [asset for asset, found in survey(daily, "market").stale.items() if found]
     yield "stale", said(stale), not stale
 
 

@@ -177,7 +177,7 @@ def settings_of(job: Job) -> Any:
 
 def work(job: Job, told: Connection) -> None:
     """Do the job, saying which phase begins."""
-    from qdag.refresh import next_runs
+    from qdag.refresh import survey
     from qdag.stages import Platform, asset_names
     from qdag.store import qlib_bin, tables
 
@@ -224,7 +224,7 @@ def work(job: Job, told: Connection) -> None:
     if job.refresh:
         run("raw_ohlcv", job.first, job.end)
         for _ in range(MANY):
-            asked = next_runs(platform, UNIVERSE, names)
+            asked = survey(platform, UNIVERSE, names).requests
             for request in asked:
                 for name in request.assets:
                     run(name, request.start, request.end)
@@ -419,7 +419,7 @@ def check_qlib(provider: Path, panel: Any) -> Iterator[str]:
 
 def check_lineage(platform: Any, now: Snapshot, states: Sequence[Snapshot], assets: Sequence[str]) -> Iterator[str]:
     """What is called up to date is what belongs to the stored bars."""
-    from qdag.refresh import stale_assets
+    from qdag.refresh import survey
 
     if not now.raw:
         return
@@ -428,7 +428,7 @@ def check_lineage(platform: Any, now: Snapshot, states: Sequence[Snapshot], asse
         yield "raw_ohlcv is none of the states'"
         return
     due = fits[-1]
-    for name, stale in stale_assets(platform, UNIVERSE, assets or None).items():
+    for name, stale in survey(platform, UNIVERSE, assets or None).stale.items():
         gone = set(stale.sessions.tolist())
         trusted = [day for day in due.raw if day not in gone]
         if name in TABLES:
@@ -647,7 +647,7 @@ class Loop:
         self.seen = now
 
     def finished(self, kind: str, target: Snapshot) -> None:
-        from qdag.refresh import stale_assets
+        from qdag.refresh import survey
         from qdag.stages import verify_bins
 
         where = f"step {sum(self.report.steps.values())} {kind!r}, when finished"
@@ -657,7 +657,7 @@ class Loop:
         problems += check_qlib(platform.settings.provider(UNIVERSE), now.panel)
         problems += verify_bins(platform, UNIVERSE).lines()[:3]
         problems += [
-            f"{name} is stale" for name, stale in stale_assets(platform, UNIVERSE, self.assets or None).items() if stale
+            f"{name} is stale" for name, stale in survey(platform, UNIVERSE, self.assets or None).stale.items() if stale
         ]
         problems += [f"{name} is left over" for name in leftovers(platform.settings.provider(UNIVERSE))]
         self.report.failures += [f"{where}: {problem}" for problem in problems]

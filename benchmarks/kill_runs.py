@@ -171,12 +171,13 @@ def chain() -> tuple[str, ...]:
 
 def complete(platform: Any, days: np.ndarray) -> bool:
     """All sessions are stored and nothing is stale, by the tables alone."""
-    from qdag.refresh import blocked_assets, next_runs
+    from qdag.refresh import survey
 
     tables = [t for t in chain() if t != "qlib_bin"]
     if not all(platform.store.exists(t) and len(platform.store.sessions(t, "us")) == len(days) for t in tables):
         return False
-    return not next_runs(platform, "us") and not blocked_assets(platform, "us")
+    seen = survey(platform, "us")
+    return not seen.requests and not seen.blocked
 
 
 def asked(function: Any, *arguments: Any) -> Any:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qdag.defs.launch import Launched
+    from qdag.refresh import Failed
     from qdag.settings import Settings
+    from qdag.stages import Platform
 
 Assets = Annotated[str | None, typer.Option("--assets", help="comma-separated; all by default")]
 
@@ -30,46 +32,86 @@ def stale(universe: Universe = None, config: Config = None) -> None:
     """What would be computed differently now, and why."""
     from rich.table import Table
 
-    from qdag.refresh import blocked_assets, stale_assets
+    from qdag.refresh import survey
     from qdag.stages import Platform
 
     settings = open_settings(config)
     platform = Platform.open(settings)
     name = universe_name(settings, universe)
     table = Table("asset", "sessions", "first", "last", "why", box=None, pad_edge=False)
-    for asset, found in stale_assets(platform, name).items():
+    seen = survey(platform, name)
+    for asset, found in seen.stale.items():
         days = found.sessions
         ends = (str(days[0]), str(days[-1])) if found else ("", "")
         table.add_row(asset, str(len(days)), *ends, found.reason())
     screen().print(table)
-    for wait in blocked_assets(platform, name):
+    for wait in seen.blocked:
         typer.echo(str(wait))
 
 
 def refresh(universe: Universe = None, assets: Assets = None, config: Config = None) -> None:
     """Compute exactly what is stale, in the order of the chain."""
-    from qdag.refresh import blocked_assets, next_runs
+    from qdag.stages import Platform
+
+    settings = open_settings(config)
+    name = universe_name(settings, universe)
+    _refresh(screen(), Platform.open(settings), name, _assets(settings, assets))
+    typer.echo("everything is up to date")
+
+
+def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None) -> None:
+    from qdag.refresh import survey
+
+    settings = platform.settings
+    asked: set[tuple[Any, ...]] = set()
+    while (seen := survey(platform, name, chosen)).requests:
+        for request in seen.requests:
+            key = (request.assets, request.start, request.end)
+            outcome = _run(shown, settings, name, request.start, request.end, list(request.assets))
+            if not outcome.success or key in asked:
+                raise typer.Exit(FAILED)
+            asked.add(key)
+    for wait in seen.blocked:
+        typer.echo(str(wait))
+    if seen.blocked:
+        raise typer.Exit(FAILED)
+
+
+def retry_failed(universe: Universe = None, config: Config = None) -> None:
+    """Ask again for the instruments that failed, for them alone, and compute what follows from their rows."""
+    from rich.table import Table
+
+    from qdag.refresh import failed_instruments
     from qdag.stages import Platform
 
     settings = open_settings(config)
     name = universe_name(settings, universe)
     platform = Platform.open(settings)
     shown = screen()
-    chosen = _assets(settings, assets)
-    asked: set[tuple[Any, ...]] = set()
-    while requests := next_runs(platform, name, chosen):
-        for request in requests:
-            key = (request.assets, request.start, request.end)
-            outcome = _run(shown, settings, name, request.start, request.end, list(request.assets))
-            if not outcome.success or key in asked:
-                raise typer.Exit(FAILED)
-            asked.add(key)
-    waiting = blocked_assets(platform, name)
-    for wait in waiting:
-        typer.echo(str(wait))
-    if waiting:
+
+    def listed() -> "list[Failed]":
+        failed = failed_instruments(platform, name)
+        table = Table("instrument", "from", "reason", "told", "source", box=None, pad_edge=False)
+        for one in failed:
+            table.add_row(one.instrument, str(one.start), one.reason, one.detail[:80], one.source)
+        if failed:
+            shown.print(table)
+        return failed
+
+    if not (failed := listed()):
+        typer.echo("no instrument failed")
+        return
+    names = sorted({one.instrument for one in failed})
+    last = platform.store.sessions("raw_ohlcv", name)
+    start = min(one.start for one in failed)
+    end = max(last[-1].item(), start) if len(last) else None
+    outcome = _run(shown, settings, name, start, end, ["raw_ohlcv"], names)
+    if not outcome.success:
         raise typer.Exit(FAILED)
-    typer.echo("everything is up to date")
+    _refresh(shown, platform, name, None)
+    if still := listed():
+        typer.echo(f"{len(still)} of {len(names)} failed again")
+        raise typer.Exit(FAILED)
 
 
 def backfill(
@@ -117,9 +159,16 @@ def _assets(settings: "Settings", text: str | None) -> list[str] | None:
     return names
 
 
-def _run(shown: "Console", settings: "Settings", universe: str, start: Any, end: Any, assets: list[str]) -> "Launched":
-
-    outcome = launch(shown, settings, universe, start, end, assets, 0)
+def _run(
+    shown: "Console",
+    settings: "Settings",
+    universe: str,
+    start: Any,
+    end: Any,
+    assets: list[str],
+    instruments: list[str] | None = None,
+) -> "Launched":
+    outcome = launch(shown, settings, universe, start, end, assets, 0, instruments)
     stages_table(shown, outcome)
     failures(shown, outcome)
     return outcome

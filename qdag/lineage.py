@@ -20,7 +20,6 @@ from qdag.store.digests import mixed, session_digests, text_digest
 from qdag.store.tables import TableStore
 
 RAW = "raw_ohlcv"
-ALL_PAST = 1 << 30
 # operations of a table's log that change rows
 _WRITES = ("WRITE", "RESTORE", "DELETE", "UPDATE", "MERGE")
 

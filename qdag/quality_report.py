@@ -4,7 +4,6 @@ Nothing is judged here and nothing but the page is written; reading a page needs
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -27,6 +26,7 @@ from qdag.quality import (
 from qdag.schema import FEATURE_TABLES
 from qdag.sessions import calendar_for
 from qdag.settings import Settings
+from qdag.store.files import write_text
 
 if TYPE_CHECKING:
     from qdag.store.tables import TableStore
@@ -86,11 +86,7 @@ def write_page(settings: Settings, store: "TableStore", universe: str, day: date
 def _write(settings: Settings, kept: "Kept", day: date) -> Path:
     html = render(gather(settings, kept, day))
     path = page_path(settings, kept.universe, day)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # steps of several runs may write the same page
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(html, "utf-8")
-    temporary.replace(path)
+    write_text(path, html)
     return path
 
 
@@ -477,28 +473,30 @@ def _band(found: Drift, width: int = 200, height: int = 52) -> str:
 
 
 def _quarantine(page: Page) -> str:
-    frame = page.quarantine
-    if not len(frame):
-        inside = '<p class="soft">Nothing was refused.</p>'
-    else:
-        today = frame[frame["date"] == page.day].groupby("reason").size()
-        total = frame.groupby("reason").agg(rows=("line", "size"), example=("source", "first"))
-        total = total.sort_values("rows", ascending=False)
-        rows = [[reason, today.get(reason, 0), r.rows, r.example] for reason, r in total.iterrows()]
-        inside = _table(["reason", "this session", "60 sessions", "for example"], rows)
-    return f'<section class="card"><h2>Quarantine <span class="soft">by reason</span></h2>{inside}</section>'
+    heading = ("reason", "for example", "first", "source")
+    return _listing(page, page.quarantine, "Quarantine", "by reason", "Nothing was refused.", heading)
 
 
 def _found(page: Page) -> str:
-    frame = page.findings
-    if not len(frame):
-        inside = '<p class="soft">Nothing was noticed while ingesting.</p>'
+    heading = ("kind", "the newest", "last", "detail")
+    none = "Nothing was noticed while ingesting."
+    return _listing(page, page.findings, "Findings", "valid but noticeable", none, heading)
+
+
+def _listing(
+    page: Page, frame: pd.DataFrame, title: str, words: str, none: str, heading: tuple[str, str, str, str]
+) -> str:
+    """Lines counted by a column, with one of another column shown: ``heading`` is key, heading, which one, column."""
+    key, shown, which, column = heading
+    if len(frame):
+        today = frame[frame["date"] == page.day].groupby(key).size()
+        groups = frame.groupby(key)[column]
+        total = pd.DataFrame({"rows": groups.size(), "shown": groups.agg(which)}).sort_values("rows", ascending=False)
+        rows = [[word, today.get(word, 0), r.rows, r.shown] for word, r in total.iterrows()]
+        inside = _table([key, "this session", "60 sessions", shown], rows)
     else:
-        today = frame[frame["date"] == page.day].groupby("kind").size()
-        total = frame.groupby("kind").agg(rows=("instrument", "size"), last=("detail", "last"))
-        rows = [[kind, today.get(kind, 0), r.rows, r.last] for kind, r in total.iterrows()]
-        inside = _table(["kind", "this session", "60 sessions", "the newest"], rows)
-    return f'<section class="card"><h2>Findings <span class="soft">valid but noticeable</span></h2>{inside}</section>'
+        inside = f'<p class="soft">{none}</p>'
+    return f'<section class="card"><h2>{title} <span class="soft">{words}</span></h2>{inside}</section>'
 
 
 def _notices(page: Page) -> str:

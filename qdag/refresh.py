@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+import pyarrow.compute as pc
 
 from qdag.errors import SessionError
 from qdag.lineage import Lineage, Stale
@@ -28,33 +29,6 @@ class Request:
     """Fingerprint of what was stored when this was asked for: the same request again has another one."""
 
 
-def stale_assets(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> dict[str, Stale]:
-    """Stale sessions of every asset after raw_ohlcv, in the order of the chain.
-
-    A model is stale where what it was trained on changed; a month without one is not. Predictions are expected on
-    sessions after the first model.
-    """
-    settings = platform.settings
-    lineage = _lineage(platform, universe)
-    calendar = lineage.sessions
-    chain = {name: reads_of(settings, universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
-    found = lineage.stale(chain, {name: definition_version(settings, name) for name in chain})
-    trained = lineage.recorded("trained_model")
-    none = calendar[:0]
-    model, scores = found["trained_model"], found["predictions"]
-    found["trained_model"] = Stale(model.asset, none, model.code, model.data)
-    served = scores.missing[scores.missing > trained[0]] if len(trained) else none
-    found["predictions"] = Stale(scores.asset, served, scores.code, scores.data)
-    return {name: stale for name, stale in found.items() if assets is None or name in assets}
-
-
-def _lineage(platform: Platform, universe: str) -> Lineage:
-    spec = platform.settings.universe(universe)
-    return Lineage(
-        platform.store, universe, platform.calendar(universe).between(spec.start, platform.last_session(universe))
-    )
-
-
 @dataclass(frozen=True)
 class Blocked:
     """An asset that is stale, and the checks of what it reads that forbid to compute it."""
@@ -68,25 +42,57 @@ class Blocked:
         return f"{self.asset} waits: {self.upstream} failed {self.checks}"
 
 
-def next_runs(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> list[Request]:
-    """The runs that can start now: what is stale while nothing that it reads is, as few runs as possible.
+@dataclass(frozen=True)
+class Survey:
+    """What of a universe is stale and what can be done about it, as of one reading of the records.
 
-    Assets that are stale on exactly the sessions of what they read share its run. What reads sessions that failed a
-    blocking check waits. Models are not trained again by themselves; what else is stale after these runs is told by
-    the next call.
+    stale : sessions of every asset after raw_ohlcv, in the order of the chain
+    requests : the runs that can start now: what is stale while nothing that it reads is, as few runs as possible.
+        What else is stale after them is told by the next survey. Models are not trained again by themselves.
+    blocked : what is stale and waits for a blocking check of what it reads
     """
-    return _next(platform, universe, assets)[0]
+
+    stale: dict[str, Stale]
+    requests: list[Request]
+    blocked: list[Blocked]
 
 
-def blocked_assets(platform: Platform, universe: str) -> list[Blocked]:
-    """What is stale and waits for a blocking check of what it reads."""
-    return _next(platform, universe, None)[1]
+def survey(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> Survey:
+    """What is stale, of some assets or of all, and which runs bring it up to date.
 
-
-def _next(platform: Platform, universe: str, assets: Sequence[str] | None) -> tuple[list[Request], list[Blocked]]:
+    A model is stale where what it was trained on changed; a month without one is not. Predictions are expected on
+    sessions after the first model. Assets that are stale on exactly the sessions of what they read share its run.
+    """
     lineage = _lineage(platform, universe)
-    blocked = []
-    found = stale_assets(platform, universe)
+    found = _stale(platform, lineage)
+    requests, blocked = _next(platform, lineage, found, assets)
+    return Survey({n: stale for n, stale in found.items() if assets is None or n in assets}, requests, blocked)
+
+
+def _lineage(platform: Platform, universe: str) -> Lineage:
+    spec = platform.settings.universe(universe)
+    return Lineage(
+        platform.store, universe, platform.calendar(universe).between(spec.start, platform.last_session(universe))
+    )
+
+
+def _stale(platform: Platform, lineage: Lineage) -> dict[str, Stale]:
+    settings = platform.settings
+    chain = {name: reads_of(settings, lineage.universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
+    found = lineage.stale(chain, {name: definition_version(settings, name) for name in chain})
+    trained = lineage.recorded("trained_model")
+    none = lineage.sessions[:0]
+    model, scores = found["trained_model"], found["predictions"]
+    found["trained_model"] = Stale(model.asset, none, model.code, model.data)
+    served = scores.missing[scores.missing > trained[0]] if len(trained) else none
+    found["predictions"] = Stale(scores.asset, served, scores.code, scores.data)
+    return found
+
+
+def _next(
+    platform: Platform, lineage: Lineage, found: dict[str, Stale], assets: Sequence[str] | None
+) -> tuple[list[Request], list[Blocked]]:
+    universe, blocked = lineage.universe, []
     calendar = platform.calendar(universe).all
     ranges = {name: _ranges(calendar, stale) for name, stale in found.items()}
     if "labels" in ranges:
@@ -155,20 +161,43 @@ def backfill_chunks(
     for at in range(0, len(sessions), size):
         part = sessions[at : at + size]
         wanted = list(names)
+        lineage = _lineage(platform, universe)
         if not again:
-            stale = stale_assets(platform, universe)
+            stale = _stale(platform, lineage)
             stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else part[:0]
             new = np.setdiff1d(part, stored)
-            lineage = _lineage(platform, universe)
             wanted = []
             for name in names:
                 # sessions that raw_ohlcv may get now; what was computed from their absence is not asked for again
                 open_ones = new if name == "raw_ohlcv" else np.setdiff1d(new, lineage.recorded(name))
                 if len(open_ones) or (name != "raw_ohlcv" and len(np.intersect1d(stale[name].sessions, part))):
                     wanted.append(name)
-        if "predictions" in wanted and not len(_lineage(platform, universe).recorded("trained_model")):
+        if "predictions" in wanted and not len(lineage.recorded("trained_model")):
             wanted.remove("predictions")
         yield Chunk(tuple(wanted), part[0].item(), part[-1].item(), len(part), len(sessions))
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An instrument, or a file, that was refused as a whole; ``start``: first day of what had been asked for."""
+
+    instrument: str
+    source: str
+    reason: str
+    detail: str
+    start: date
+
+
+def failed_instruments(platform: Platform, universe: str) -> list[Failed]:
+    """What of a universe was refused as a whole and has not come since, the newest first."""
+    if not platform.store.exists("quarantine"):
+        return []
+    rows = platform.store.read("quarantine", universe)
+    rows = rows.filter(pc.field("line") == 0).sort_by([("date", "descending"), ("instrument", "ascending")])
+    columns = (rows[name].to_pylist() for name in ("instrument", "source", "reason", "row", "date"))
+    return [
+        Failed(name, source, reason, row or "", day) for name, source, reason, row, day in zip(*columns, strict=True)
+    ]
 
 
 def _forbidden(

@@ -171,7 +171,9 @@ FACTOR_METRICS = TableSpec(
         Column("signal_date", "date32", "session of the factor values: horizon + 1 sessions earlier", nullable=False),
         Column("ic", "float64", "Pearson correlation of factor and forward return across the pool"),
         Column("rank_ic", "float64", "Spearman correlation (average ranks) across the pool"),
-        Column("coverage", "float64", "pool members with a finite factor value / pool members", "share"),
+        Column(
+            "coverage", "float64", "members traded on signal_date with a finite factor value / members traded", "share"
+        ),
         Column("n", "int32", "pairs used for ic and rank_ic", "instruments"),
         Column("icir", "float64", "mean / sample std of ic over the trailing 252 dates, not annualised"),
         Column("rank_icir", "float64", "mean / sample std of rank_ic over the trailing 252 dates, not annualised"),

@@ -5,7 +5,6 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 :class:`StageResult`. Days outside the universe's own range, and days that are no session of its exchange, are empty.
 """
 
-import os
 import queue
 import threading
 import time
@@ -28,8 +27,9 @@ from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Lineage, Reads, forget, record, record_raw
 from qdag.sessions import SessionCalendar, calendar_for
-from qdag.settings import Settings, UniverseSettings
+from qdag.settings import Settings, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences, row_digests
+from qdag.store.files import write_text
 from qdag.store.panels import ENGINE_FIELDS, change_reach, panel_batches, read_panels, table_matrix
 from qdag.store.tables import TableStore
 
@@ -336,10 +336,7 @@ def _record(
         if asset in schema.FEATURE_TABLES:
             file = _definition_file(platform, definition)
             if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_suffix(f".{os.getpid()}.part")
-                part.write_text(definition_text(platform.settings, asset), "utf-8")
-                part.replace(file)
+                write_text(file, definition_text(platform.settings, asset))
         record(platform.store, universe, asset, sessions, inputs, definition, version, platform.provenance)
 
 
@@ -496,11 +493,14 @@ def definition_version(settings: Settings, table: str) -> str:
 # -- market data ------------------------------------------------------------------------------------------------------
 
 
-def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> StageResult:
+def raw_ohlcv(
+    platform: Platform, universe: str, start: date, end: date, instruments: Collection[str] | None = None
+) -> StageResult:
     """Read the source, quarantine what breaks a structural rule, store the rest.
 
     Only what differs from what is stored is written, from the first to the last session that does; a delivery of files
-    that did not change since they were read for these sessions is not read again.
+    that did not change since they were read for these sessions is not read again. Of a source that is asked by
+    instrument, only ``instruments`` are asked for where they are given; what is stored of others stays.
     """
     from qdag.sources import open_source
     from qdag.sources.base import FileSource
@@ -512,6 +512,12 @@ def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> Stag
     spec = platform.settings.universe(universe)
     first, last = sessions[0].item(), sessions[-1].item()
     reading = _reading(spec)
+    asked = None
+    if instruments is not None and isinstance(spec.source, WebSource):
+        asked = pa.array(sorted(set(instruments) & set(spec.instruments or ())), pa.string())
+        # one that fails again takes nothing from those that come
+        patient = spec.source.model_copy(update={"failed_share": 1.0})
+        spec = spec.model_copy(update={"instruments": tuple(asked.to_pylist()), "source": patient})
     with _Meter() as meter:
         platform.report("raw_ohlcv", 0, 2)
         source = open_source(universe, spec, platform.settings.downloads)
@@ -526,13 +532,22 @@ def raw_ohlcv(platform: Platform, universe: str, start: date, end: date) -> Stag
         hashes = {file.source: file.sha256 for file in delivery.versions}
         mark = {deliveries.DELIVERY: deliveries.fingerprint(hashes, reading)} if hashes else {}
         told = replace(platform, provenance={**platform.provenance, **mark})
+
+        def others(names: pa.ChunkedArray) -> np.ndarray:
+            return np.zeros(len(names), bool) if asked is None else ~pc.is_in(names, value_set=asked).to_numpy()
+
         for listed in (schema.QUARANTINE, schema.FINDINGS):
             rows = delivery.quarantine if listed is schema.QUARANTINE else delivery.findings
-            _correct(told, listed, universe, sessions, [rows])
-        refused = delivery.quarantine.filter(pc.field("line") == 0)["instrument"]
-        undelivered: set[str] | None = set(refused.to_pylist())
-        if undelivered and isinstance(source, FileSource) and source.owners(()) is None:
-            undelivered = None
+            _correct(told, listed, universe, sessions, [rows], others)
+        refused = pc.unique(delivery.quarantine.filter(pc.field("line") == 0)["instrument"])
+        # a file of several instruments that was refused says nothing about any
+        everyone = len(refused) and isinstance(source, FileSource) and source.owners(()) is None
+
+        def undelivered(names: pa.ChunkedArray) -> np.ndarray:
+            if everyone:
+                return np.ones(len(names), bool)
+            return others(names) | pc.is_in(names, value_set=refused).to_numpy()
+
         result, found = _correct(told, schema.RAW_OHLCV, universe, sessions, delivery.parts, undelivered)
         if delivery.versions:
             provenance = {**platform.provenance, "qdag_version": __version__}
@@ -598,12 +613,12 @@ def _correct(
     universe: str,
     sessions: np.ndarray,
     parts: Sequence[pa.Table],
-    undelivered: Collection[str] | None = (),
+    undelivered: Callable[[pa.ChunkedArray], np.ndarray],
 ) -> tuple[StageResult, Differences]:
     """Bring the stored rows of the window of ``sessions`` in line with ``parts``, which follow each other in time.
 
-    Stored rows of ``undelivered`` instruments (None: of all) stay where the parts have none: what was refused as a
-    whole says nothing about them.
+    Stored rows of ``undelivered`` instruments (names -> bool) stay where the parts have none: what was refused as a
+    whole, or not asked for, says nothing about them.
 
     One commit replaces the range from the first to the last session that differs; none is made where none does. The
     result describes the whole window, and a table that is not there yet is made.
@@ -619,13 +634,12 @@ def _correct(
 
     def wanted(part: int | None, old: pa.Table) -> pa.Table:
         rows = spec.arrow().empty_table() if part is None else parts[part]
-        if undelivered is None or undelivered:
-            stays = ~np.isin(row_digests(old, spec.keys), row_digests(rows, spec.keys))
-            if undelivered is not None:
-                stays &= pc.is_in(old["instrument"], value_set=pa.array(sorted(undelivered), pa.string())).to_numpy()
-            if stays.any():
-                kept = old.filter(pa.array(stays)).select(rows.column_names)
-                rows = pa.concat_tables([rows, kept]).sort_by([("date", "ascending"), ("instrument", "ascending")])
+        stays = undelivered(old["instrument"])
+        if stays.any():
+            stays &= ~np.isin(row_digests(old, spec.keys), row_digests(rows, spec.keys))
+        if stays.any():
+            kept = old.filter(pa.array(stays)).select(rows.column_names)
+            rows = pa.concat_tables([rows, kept]).sort_by([("date", "ascending"), ("instrument", "ascending")])
         return rows
 
     with _Meter() as meter:
@@ -696,8 +710,8 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
                 extra.update(_pool_metadata(members, total))
                 return [member.pool for member in members]
 
-            # while all of it is built anew there is no calendar for a moment
-            _forget(platform, universe, "qlib_bin", written, read, always=len(written) == len(calendar))
+            # a write that dies may leave no calendar, or files of its own, even where it would have changed nothing
+            _forget(platform, universe, "qlib_bin", written, read, always=True)
             report = QlibBinWriter(provider).write(panels(), calendar, future, pools)
             _record(platform, universe, "qlib_bin", written, read, None)
             following = int(np.count_nonzero(written > sessions[-1]))
@@ -829,8 +843,8 @@ def _panel(
     begin = int(np.searchsorted(stored, sessions[0]))
     finish = int(np.searchsorted(stored, sessions[-1]))
     left, right = max(0, begin - before), min(len(stored) - 1, finish + after)
-    # a panel needs a series to know which rows exist
-    read = tuple(f for f in fields if f != INDUSTRY) or ("close",)
+    # which cells are rows is told by the close
+    read = tuple(dict.fromkeys([*(f for f in fields if f != INDUSTRY), "close"]))
     panel = read_provider_panel(provider, read, start=stored[left], end=stored[right])
     if INDUSTRY in fields:
         panel = replace(panel, fields={**panel.fields, INDUSTRY: _industry_codes(platform, universe, panel)})
@@ -945,6 +959,7 @@ def _expressions(
                 block_instruments=engine.block_instruments,
                 start=begin,
                 allow_future=allow_future,
+                pool=panel.traded(),
             )
             for which, arrays in blocks:
                 columns = {name: values[:, : len(chunk)] for name, values in arrays.items()}
@@ -1038,21 +1053,21 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
         if len(before) and platform.store.exists(spec.name):
             history = platform.store.read(spec.name, universe, before[0].item(), before[-1].item())
         features = _StoredMatrices(platform, universe, tables, panel)
-        exists = panel.exists()
+        traded = panel.traded()
         done = 0
         platform.report(spec.name, 0, len(features))
         for batch in iter_factor_metrics(
             features,
             {h: known[f"label_{h}"] for h in settings.horizons},
             panel.sessions,
-            exists,
+            traded,
             pool_name=POOL,
             universe=universe,
             dates=dates,
             calendar=calendar,
             history=history,
             threads=settings.engine.threads,
-            others={pool.name: pool.mask(panel.instruments, panel.sessions) & exists for pool in pools},
+            others={pool.name: pool.mask(panel.instruments, panel.sessions) & traded for pool in pools},
         ):
             yield batch
             if batch["pool"][0].as_py() == POOL:

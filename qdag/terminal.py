@@ -1,6 +1,6 @@
 """What every command of ``qdag`` uses: common options, the console, opening a data home, running with progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +58,7 @@ def launch(
     end: date | None,
     assets: list[str] | None,
     months: int,
+    instruments: "Sequence[str] | None" = None,
 ) -> "Launched":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,7 +70,7 @@ def launch(
         from qdag.defs.launch import launch
 
         progress.update(loading, completed=1)
-        return launch(settings, universe, start, end, assets, months, _reporter(progress))
+        return launch(settings, universe, start, end, assets, months, _reporter(progress), instruments)
 
 
 def _quiet() -> None:

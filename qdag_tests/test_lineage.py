@@ -10,7 +10,7 @@ import pytest
 
 from qdag import schema, stages
 from qdag.lineage import Reads, window_digests
-from qdag.refresh import next_runs, stale_assets
+from qdag.refresh import survey
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform
 
@@ -34,7 +34,7 @@ def run(platform: Platform, names: tuple[str, ...], start: date, end: date) -> N
 def refresh(platform: Platform) -> list[tuple[tuple[str, ...], date, date]]:
     """Run what is asked for until nothing is."""
     done = []
-    while asked := next_runs(platform, "toy"):
+    while asked := survey(platform, "toy").requests:
         for request in asked:
             run(platform, request.assets, request.start, request.end)
             done.append((request.assets, request.start, request.end))
@@ -78,14 +78,14 @@ def test_a_window_s_digest_changes_exactly_with_what_it_reads():
 def test_everything_is_missing_at_first_and_nothing_afterwards(tmp_path, filled):
     platform = Platform.open(settings(tmp_path))
     run(platform, ("raw_ohlcv",), START, END)
-    stale = stale_assets(platform, "toy")
+    stale = survey(platform, "toy").stale
     sessions = platform.calendar("toy").between(START, END)
     for name in TABLES:
         np.testing.assert_array_equal(stale[name].missing, sessions)
-    asked = next_runs(platform, "toy")
+    asked = survey(platform, "toy").requests
     assert [(r.assets, r.start, r.end) for r in asked] == [((*TABLES, "factor_metrics"), START, END)]
-    assert not any(stale_assets(filled, "toy").values())
-    assert next_runs(filled, "toy") == []
+    assert not any(survey(filled, "toy").stale.values())
+    assert survey(filled, "toy").requests == []
 
 
 def test_one_more_session_is_one_run_of_that_session(tmp_path):
@@ -93,7 +93,7 @@ def test_one_more_session_is_one_run_of_that_session(tmp_path):
     run(platform, ("raw_ohlcv",), START, date(2018, 12, 28))
     refresh(platform)
     run(platform, ("raw_ohlcv",), date(2018, 12, 31), date(2018, 12, 31))
-    asked = next_runs(platform, "toy")
+    asked = survey(platform, "toy").requests
     assert [(r.start, r.end) for r in asked] == [(date(2018, 12, 31), date(2018, 12, 31))]
     assert asked[0].assets == (*TABLES, "factor_metrics")
     assert len(refresh(platform)) == 1
@@ -108,7 +108,7 @@ def test_a_correction_by_hand_makes_exactly_its_readers_stale(tmp_path):
     day = calendar[-far]
     name = whole.store.read("raw_ohlcv", "toy", day.item(), day.item())["instrument"][0].as_py()
     correct(whole, day.item(), name, 1.01)
-    stale = stale_assets(whole, "toy")
+    stale = survey(whole, "toy").stale
     for table, past, future in (("qlib_bin", 1, 0), ("alpha158", 61, 0), ("price_features", 21, 0), ("labels", 1, 6)):
         low, high = len(calendar) - far - future, len(calendar) - far + past
         found = stale[table]
@@ -116,7 +116,7 @@ def test_a_correction_by_hand_makes_exactly_its_readers_stale(tmp_path):
         assert calendar[max(0, low)] == found.data[0], table
         assert found.data[-1] == calendar[min(high, len(calendar) - 1)], table
     refresh(whole)
-    assert not any(stale_assets(whole, "toy").values())
+    assert not any(survey(whole, "toy").stale.values())
     fresh = Platform.open(settings(tmp_path / "fresh"))
     run(fresh, ("raw_ohlcv",), START, END)
     correct(fresh, day.item(), name, 1.01)
@@ -132,10 +132,10 @@ def test_metrics_of_stale_labels_stay_stale(tmp_path):
     refresh(platform)
     correct(platform, date(2018, 5, 1), "SYN00001", 1.02)
     run(platform, ("qlib_bin", *TABLES[1:5], "factor_metrics"), date(2018, 5, 1), last)
-    assert stale_assets(platform, "toy")["labels"]
-    assert stale_assets(platform, "toy")["factor_metrics"].data[0] == np.datetime64("2018-05-01")
+    assert survey(platform, "toy").stale["labels"]
+    assert survey(platform, "toy").stale["factor_metrics"].data[0] == np.datetime64("2018-05-01")
     refresh(platform)
-    assert not any(stale_assets(platform, "toy").values())
+    assert not any(survey(platform, "toy").stale.values())
 
 
 def test_a_changed_definition_is_code_and_reaches_what_reads_it(tmp_path):
@@ -144,14 +144,14 @@ def test_a_changed_definition_is_code_and_reaches_what_reads_it(tmp_path):
     run(first, ("raw_ohlcv",), START, date(2018, 12, 28))
     refresh(first)
     second = Platform.open(settings(home, custom_factors={"mine": "$close/Ref($close, 6)"}))
-    stale = stale_assets(second, "toy")
+    stale = survey(second, "toy").stale
     assert len(stale["custom_factors"].code)
     assert not len(stale["custom_factors"].data)
     assert not stale["alpha158"]
     assert len(stale["factor_metrics"].data)
     assert "definition changed" in stale["custom_factors"].reason()
     refresh(second)
-    assert not any(stale_assets(second, "toy").values())
+    assert not any(survey(second, "toy").stale.values())
 
 
 def test_only_the_columns_whose_definition_changed_are_computed(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ TABLES = (
 
 
 def _settings(home: Path, end: date = END) -> Settings:
-    synthetic = SyntheticSource(seed=5, instruments=9)
+    synthetic = SyntheticSource(seed=4, instruments=9)
     return Settings(
         home=home,
         universes={
@@ -32,7 +32,7 @@ def _settings(home: Path, end: date = END) -> Settings:
             "east": UniverseSettings(source=synthetic, calendar="XSHG", start=START, end=end),
         },
         horizons=(1, 5),
-        custom_factors={"gap": "$open/Ref($close, 1) - 1"},
+        custom_factors={"gap": "$open/Ref($close, 1) - 1", "rank": "CSRank(Mean($volume, 5))"},
     )
 
 
@@ -72,6 +72,10 @@ def test_increments_equal_the_whole(whole, tmp_path):
         (date(2018, 12, 3), date(2018, 12, 5)),
     ):
         _fill(platform, start, end)
+    _assert_same(whole, platform)
+
+
+def _assert_same(whole: Platform, platform: Platform) -> None:
     for table in (*TABLES, "factor_metrics"):
         expected, got = _rows(whole, table), _rows(platform, table)
         assert list(expected) == list(got)
@@ -85,6 +89,28 @@ def test_increments_equal_the_whole(whole, tmp_path):
     assert files
     for file in (*files, Path("instruments/all.txt"), Path("calendars/day.txt")):
         assert (provider / file).read_bytes() == (other / file).read_bytes(), file
+
+
+def test_nobody_knows_yet_that_a_suspended_instrument_will_trade_again(whole, tmp_path):
+    rows = whole.store.read("raw_ohlcv", "toy").to_pandas()
+    days = {name: np.sort(one["date"].to_numpy().astype("M8[D]")) for name, one in rows.groupby("instrument")}
+    calendar = whole.calendar("toy").between(START, END)
+    gaps = []
+    for traded in days.values():
+        at = np.searchsorted(calendar, traded)
+        for i in np.flatnonzero(np.diff(at) > 3):
+            gaps.append((int(at[i + 1] - at[i]), calendar[at[i]], calendar[at[i + 1]]))
+    # a suspension of several sessions, and windows that end within it
+    _, last, again = max(gaps)
+    inside = calendar[(calendar > last) & (calendar < again)]
+    platform = Platform.open(_settings(tmp_path, inside[-1].item()))
+    _fill(platform, START, inside[0].item())
+    _fill(platform, inside[1].item(), inside[-1].item())
+    for table in (*TABLES[:-1], "factor_metrics"):
+        assert _rows(platform, table).equals(_rows(whole, table, inside[-1].item())), table
+    platform = Platform.open(_settings(tmp_path))
+    _fill(platform, again.item(), END)
+    _assert_same(whole, platform)
 
 
 def test_cutting_the_future_changes_nothing_but_labels(whole, tmp_path):

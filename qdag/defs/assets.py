@@ -15,7 +15,9 @@ from qdag.settings import Settings
 
 OWNERS = ["team:quant-platform"]
 PROGRESS_SECONDS = 10.0
-Stage = Callable[[stages.Platform, str, Any, Any], stages.StageResult]
+INSTRUMENTS_TAG = "qdag/instruments"
+"""On a run: the only instruments, separated by commas, that raw_ohlcv asks its source for."""
+Stage = Callable[..., stages.StageResult]
 
 
 def build_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -77,7 +79,9 @@ def _asset(
     def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:
         window = run_window(context.run.tags)
         told = replace(platform.for_run(context.run_id), report=_logged(context, platform.report))
-        result = stage(told, window.universe, window.start, window.end)
+        only = context.run.tags.get(INSTRUMENTS_TAG) if name == "raw_ohlcv" else None
+        asked = {"instruments": only.split(",")} if only else {}
+        result = stage(told, window.universe, window.start, window.end, **asked)
         context.log.info(stages.summary(result))
         checks = run_checks(name, platform, window, context)
         return dg.MaterializeResult(metadata=_metadata(result, window) | page_of(checks), check_results=checks)

@@ -5,7 +5,7 @@ Which sessions changed and what is stale is told by ``qdag.landing`` and ``qdag.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,7 +17,7 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, RUN_FAILURE_REASON
 
 from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_window
 from qdag.landing import Cursor, arrivals
-from qdag.refresh import Request, blocked_assets, next_runs, stale_assets
+from qdag.refresh import Request, Survey, survey
 from qdag.settings import FilesSource, Settings
 from qdag.stages import Platform
 
@@ -71,6 +71,15 @@ def busy(instance: dg.DagsterInstance, universe: str) -> str | None:
         if pending and _universe_of(run) == universe and time.time() - (record.end_time or 0) < RETRY_SECONDS:
             return run.run_id
     return None
+
+
+def _idle(instance: dg.DagsterInstance, universes: Iterable[str], reasons: list[str]) -> Iterator[str]:
+    """The universes without a run; of the others the reason is told."""
+    for universe in universes:
+        if run := busy(instance, universe):
+            reasons.append(f"{universe}: run {run[:8]} is not finished")
+        else:
+            yield universe
 
 
 def _universe_of(run: dg.DagsterRun) -> str | None:
@@ -155,11 +164,9 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
     )
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursors = json.loads(context.cursor or "{}")
-        requests, reasons = [], []
-        for universe in watched:
-            if run := busy(context.instance, universe):
-                reasons.append(f"{universe}: run {run[:8]} is not finished")
-                continue
+        requests: list[dg.RunRequest] = []
+        reasons: list[str] = []
+        for universe in _idle(context.instance, watched, reasons):
             found = arrivals(platform, universe, Cursor.read(cursors.get(universe)))
             cursors[universe] = found.cursor.text()
             reason = found.reason
@@ -182,22 +189,21 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
         "definition, or with corrected inputs, by whatever way the correction came. Models are marked, not retrained.",
     )
     def stale_sessions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        requests, reasons = [], []
-        for universe in settings.universes:
-            if run := busy(context.instance, universe):
-                reasons.append(f"{universe}: run {run[:8]} is not finished")
-                continue
+        requests: list[dg.RunRequest] = []
+        reasons: list[str] = []
+        for universe in _idle(context.instance, settings.universes, reasons):
             if died := lost(context.instance, universe, automation.again_seconds):
                 requests += died
                 continue
-            wanted = [part for request in next_runs(platform, universe) for part in chunks(platform, request)]
+            seen = survey(platform, universe)
+            wanted = [part for request in seen.requests for part in chunks(platform, request)]
             for part in wanted:
                 request, reason = ask(context.instance, part, job.name, automation.again_seconds)
                 requests += [request] if request else []
                 reasons += [] if request else [f"{universe}: {part.start} .. {part.end}: {reason}"]
             if not wanted:
-                waiting = "; ".join(str(blocked) for blocked in blocked_assets(platform, universe))
-                up_to_date = f"everything is up to date{_stale_models(platform, universe)}"
+                waiting = "; ".join(map(str, seen.blocked))
+                up_to_date = f"everything is up to date{_stale_models(seen)}"
                 reasons.append(f"{universe}: {waiting or up_to_date}")
         return dg.SensorResult(
             run_requests=requests, skip_reason=None if requests else dg.SkipReason("; ".join(reasons))
@@ -206,8 +212,8 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
     return [landing, stale_sessions] if watched else [stale_sessions]
 
 
-def _stale_models(platform: Platform, universe: str) -> str:
-    days = stale_assets(platform, universe, ["trained_model"])["trained_model"].sessions
+def _stale_models(seen: Survey) -> str:
+    days = seen.stale["trained_model"].sessions
     return f"; models of {', '.join(map(str, days))} were trained on what changed since" if len(days) else ""
 
 
@@ -321,7 +327,7 @@ def _no_session(settings: Settings, platform: Platform, universe: str, day: date
 
 def _is_done(platform: Platform, universe: str, day: date) -> bool:
     stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else np.array([])
-    stale = stale_assets(platform, universe)
+    stale = survey(platform, universe).stale
     return np.datetime64(day) in stored and not any(found for name, found in stale.items() if name != "trained_model")
 
 

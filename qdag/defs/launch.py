@@ -1,6 +1,7 @@
 """Runs of the chain in this process, recorded by Dagster like any other: what `qdag materialize` does."""
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from qdag.defs.assets import INSTRUMENTS_TAG
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
@@ -49,6 +51,7 @@ def launch(
     assets: list[str] | None = None,
     months: int = 3,
     report: Report | None = None,
+    instruments: Sequence[str] | None = None,
 ) -> Launched:
     """Materialize assets of one universe over the sessions of [start, end], then models, then predictions.
 
@@ -57,6 +60,7 @@ def launch(
     start, end : first and last day; the universe's own range by default
     assets : names to materialize; all by default
     months : train at the ends of the last so many whole months of the range
+    instruments : the only ones that raw_ohlcv asks its source for; see ``stages.raw_ohlcv``
     """
     spec = settings.universe(universe)
     platform = Platform.open(settings, report) if report else Platform.open(settings)
@@ -77,11 +81,13 @@ def launch(
     wanted = set(assets or known)
     definitions = build_defs(settings, platform)
     outcome = Launched()
+    only = {INSTRUMENTS_TAG: ",".join(instruments)} if instruments else {}
     instance = dg.DagsterInstance.get()
 
     def run(job: str, names: set[str], begin: str, finish: str) -> None:
         if names and outcome.success:
-            _run(definitions.resolve_job_def(job), instance, names, range_tags(universe, begin, finish), outcome)
+            tags = range_tags(universe, begin, finish) | only
+            _run(definitions.resolve_job_def(job), instance, names, tags, outcome)
 
     chain = wanted - {"trained_model", "predictions"}
     run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
@@ -125,6 +131,7 @@ def _run(
             )
         elif event.is_step_failure:
             error = event.step_failure_data.error
-            while error and error.cause:
+            # what the stage raised, not what Dagster wrapped it in, nor what it came from
+            while error and error.cause and (error.cls_name or "").startswith("Dagster"):
                 error = error.cause
             outcome.errors.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")

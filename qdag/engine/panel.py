@@ -95,6 +95,10 @@ class Panel:
         positions = np.arange(len(self.sessions))
         return (positions >= self.first[:, None]) & (positions <= self.last[:, None])
 
+    def traded(self) -> np.ndarray:
+        """Bool array (I, S): True where there is a bar, which is where ``close`` is a number."""
+        return ~np.isnan(self["close"])
+
     def window(self, start: int, stop: int) -> "Panel":
         """The panel of session positions [start, stop), listings moved along (clipped to its edges)."""
         fields = {name: values[:, start:stop] for name, values in self.fields.items()}

@@ -42,7 +42,7 @@ def predict(settings: Settings, store: "TableStore", universe: str, sessions: np
     """Score stored features of the given sessions.
 
     A model trained on t scores sessions after t only: on t itself it was not there before the close. Every stored
-    row of a session is scored, suspended instruments included, as Qlib does.
+    row of a session is scored; an instrument that is suspended on it has none.
 
     Parameters
     ----------

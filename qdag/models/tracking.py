@@ -141,13 +141,8 @@ def _run_params(client: "MlflowClient", run_id: str, model: Any) -> dict[str, st
         ) from error
 
 
-def serving_model(settings: Settings, universe: str, before: date) -> Registered | None:
-    """The newest version trained strictly before a day: what could have scored it. None where there is none."""
-    return newest_before(registered_models(settings, universe), before)
-
-
 def newest_before(models: tuple[Registered, ...], before: date) -> Registered | None:
-    """The last of ``registered_models`` whose training date is strictly before a day."""
+    """The last of ``registered_models`` trained strictly before a day: what could have scored it."""
     return max(
         (m for m in models if m.training_date < before), key=lambda m: (m.training_date, m.version), default=None
     )

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from qdag import __version__
 from qdag.errors import MissingDataError, StoreError, unknown
+from qdag.store.files import replacing
 from qdag.store.integrity import Damage
 from qdag.store.tables import LOG, TableStore, digest, write_checksums
 
@@ -171,14 +172,12 @@ def heal(store: TableStore, source: str | Path, damage: Iterable[Damage]) -> lis
         if sha256 not in there:
             continue
         path = store.inside(one.table, one.file)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as sink, filesystem.open_input_stream(_object(root, sha256)) as stream:
-                _copy(stream, sink, sha256, f"object {sha256} of the backup ({one.table}/{one.file})")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with (
+            replacing(path) as part,
+            part.open("wb") as sink,
+            filesystem.open_input_stream(_object(root, sha256)) as stream,
+        ):
+            _copy(stream, sink, sha256, f"object {sha256} of the backup ({one.table}/{one.file})")
         healed.append(one)
     return healed
 

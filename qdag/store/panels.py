@@ -79,14 +79,12 @@ def panel_batches(
     universe: str,
     panel: Panel,
     columns: Mapping[str, np.ndarray],
-    start: np.datetime64 | None = None,
-    end: np.datetime64 | None = None,
     batch_sessions: int = 32,
 ) -> Iterator[pa.RecordBatch]:
     """Rows of ``spec`` in the order of date and instrument, a few sessions at a time.
 
-    Only cells where ``panel.exists()`` and ``start <= session <= end`` become rows. ``columns`` holds every value
-    column of ``spec`` as an (I, S) array; NaN becomes null.
+    Only cells where ``panel.traded()`` become rows: whether a suspended instrument will trade again is not known at
+    the time. ``columns`` holds every value column of ``spec`` as an (I, S) array; NaN becomes null.
     """
     if spec.keys != ("universe", "date", "instrument"):
         raise StoreError(f"table {spec.name!r} has keys {spec.keys}; only instrument tables are written from panels")
@@ -104,18 +102,12 @@ def panel_batches(
         if array.dtype != wanted:
             raise StoreError(f"column {name!r} has dtype {array.dtype}, table {spec.name!r} declares {wanted.__name__}")
         arrays[name] = np.ascontiguousarray(array)
-    low = 0 if start is None else int(np.searchsorted(panel.sessions, np.asarray(start, "datetime64[D]"), "left"))
-    high = (
-        len(panel.sessions)
-        if end is None
-        else int(np.searchsorted(panel.sessions, np.asarray(end, "datetime64[D]"), "right"))
-    )
     order = np.argsort(np.array(panel.instruments, dtype=object), kind="stable")
     names = pa.array(list(panel.instruments), pa.string())
-    exists = panel.exists()
-    for begin in range(low, high, batch_sessions):
-        stop = min(begin + batch_sessions, high)
-        session, rank = np.nonzero(exists[order, begin:stop].T)
+    traded = panel.traded()
+    for begin in range(0, panel.shape[1], batch_sessions):
+        stop = min(begin + batch_sessions, panel.shape[1])
+        session, rank = np.nonzero(traded[order, begin:stop].T)
         if not len(session):
             continue
         row, session = order[rank], session + begin
@@ -133,18 +125,6 @@ def _nullable(values: np.ndarray) -> pa.Array:
     # several times faster than from_pandas=True
     missing = np.isnan(values)
     return pa.array(values, mask=missing) if missing.any() else pa.array(values)
-
-
-def panel_table(
-    spec: TableSpec,
-    universe: str,
-    panel: Panel,
-    columns: Mapping[str, np.ndarray],
-    start: np.datetime64 | None = None,
-    end: np.datetime64 | None = None,
-) -> pa.Table:
-    """``panel_batches`` as one table."""
-    return pa.Table.from_batches(panel_batches(spec, universe, panel, columns, start, end), schema=spec.arrow())
 
 
 def read_panel(

@@ -6,7 +6,6 @@ does turning rows into panels (``qdag.store.panels``).
 
 import hashlib
 import json
-import os
 import random
 import re
 import time
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 from qdag.errors import MissingDataError, StoreError, UnknownNameError, unknown
 from qdag.schema import TableSpec
 from qdag.settings import NAME_PATTERN
+from qdag.store.files import write_text
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -776,11 +776,8 @@ def digest(file: IO[bytes]) -> str:
 def write_checksums(folder: Path, version: int, found: Mapping[str, str]) -> None:
     """Add SHA-256 of files by path to what is known in a table's folder."""
     file = folder / CHECKSUMS / f"{version:020d}.json"
-    file.parent.mkdir(exist_ok=True)
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({**known, **found}, sort_keys=True), "utf-8")
-    part.replace(file)
+    write_text(file, json.dumps({**known, **found}, sort_keys=True))
 
 
 def _provenance(provenance: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from qdag.defs.automation import MAINTENANCE_JOB, REQUEST_TAG, ask, busy
 from qdag.defs.build import REFRESH_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import HOST_TAG, WatchedRunLauncher, _alive
 from qdag.defs.partitions import range_tags, run_window
-from qdag.refresh import Request, blocked_assets, next_runs, stale_assets
+from qdag.refresh import Request, survey
 from qdag.settings import AutomationSettings, FilesSource, Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform
 from qdag.store.backup import restore_backup
@@ -280,7 +280,7 @@ def test_a_stale_model_is_told_and_not_trained(tmp_path):
     asked = house.tick("stale_sessions")
     # scores after the model are missing; the model itself is only named
     assert {name for request in asked.run_requests for name in assets(request)} == {"predictions"}
-    assert [str(d) for d in stale_assets(house.platform, "us")["trained_model"].sessions] == ["2024-11-29"]
+    assert [str(d) for d in survey(house.platform, "us").stale["trained_model"].sessions] == ["2024-11-29"]
 
 
 def test_a_red_session_holds_back_what_reads_it_and_no_other(tmp_path):
@@ -290,8 +290,8 @@ def test_a_red_session_holds_back_what_reads_it_and_no_other(tmp_path):
     request = Request("us", ("raw_ohlcv",), START, END, 252, "", "")
     wanted, _ = ask(house.instance, request, REFRESH_JOB, 0)
     assert not house.run(wanted).success
-    assert blocked_assets(house.platform, "us") == []
-    [asked] = next_runs(house.platform, "us")
+    assert survey(house.platform, "us").blocked == []
+    [asked] = survey(house.platform, "us").requests
     assert (asked.start, asked.end) == (START, house.days[59].item())
     hole = house.days[20].item()
     for name in NAMES:
@@ -302,7 +302,7 @@ def test_a_red_session_holds_back_what_reads_it_and_no_other(tmp_path):
     assert not result.success
     records = lineage.Lineage(house.platform.store, "us", house.days).records("raw_ohlcv")
     assert house.days[records.blocked != ""].tolist() == [house.days[21].item()]
-    assert "qlib_bin waits: raw_ohlcv failed structure" in map(str, blocked_assets(house.platform, "us"))
+    assert "qlib_bin waits: raw_ohlcv failed structure" in map(str, survey(house.platform, "us").blocked)
     assert "qlib_bin waits: raw_ohlcv failed structure" in house.tick("stale_sessions").skip_message
     house.drop(60)
     [request] = house.land().run_requests
@@ -311,7 +311,7 @@ def test_a_red_session_holds_back_what_reads_it_and_no_other(tmp_path):
     # the session after the hole has not been judged again
     judged = Request("us", ("raw_ohlcv",), hole, house.days[21].item(), 2, "", "again")
     assert house.run(ask(house.instance, judged, REFRESH_JOB, 0)[0]).success
-    assert blocked_assets(house.platform, "us") == []
+    assert survey(house.platform, "us").blocked == []
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_the_daily_run_of_all_assets_needs_no_model(tmp_path):
     result = house.run(replace_job(request, REFRESH_JOB))
     failed = [e.step_key for e in result.all_events if e.is_step_failure]
     assert result.success, failed
-    assert next_runs(Platform.open(settings), "cn") == []
+    assert survey(Platform.open(settings), "cn").requests == []
 
 
 def replace_job(request: dg.RunRequest, job: str) -> dg.RunRequest:

@@ -21,7 +21,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from qdag import schema, stages
 from qdag.defs.automation import BUSY
 from qdag.home import DAGSTER_YAML
-from qdag.refresh import blocked_assets, next_runs, stale_assets
+from qdag.refresh import survey
 from qdag.settings import load_settings
 from qdag.stages import Platform, reads_of
 from qdag.store.deliveries import delivered_hashes
@@ -84,13 +84,14 @@ class Life:
 
     def account(self) -> str:
         runs = [f"{r.status.value} {r.tags.get('qdag/request')} {r.tags.get('qdag/reason')}" for r in self.runs()]
-        return "\n".join([*runs, *(f"{n}: {s.reason()}" for n, s in stale_assets(self.platform, "us").items())])
+        return "\n".join([*runs, *(f"{n}: {s.reason()}" for n, s in survey(self.platform, "us").stale.items())])
 
     def settled(self) -> bool:
         """Every file as it is now has been taken in, and nothing is stale."""
         now = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in self.folder.glob("*.csv")}
         known = {Path(name).name: sha for name, sha in delivered_hashes(self.platform.store, "us").items()}
-        return known == now and not next_runs(self.platform, "us") and not blocked_assets(self.platform, "us")
+        seen = survey(self.platform, "us")
+        return known == now and not seen.requests and not seen.blocked
 
     def runs(self) -> list[dg.DagsterRun]:
         return list(reversed(self.instance.get_runs()))
@@ -209,10 +210,10 @@ def test_a_day_in_the_life(life: tuple[Life, Webhook], tmp_path: Path) -> None:
     day.drop("DDD", newest + 2)
     for name in NAMES[:3]:
         day.put(name, '{"Information": "rate limit reached"}')
-    day.wait("the broken files are told", lambda: bool(blocked_assets(day.platform, "us") and sink.messages))
+    day.wait("the broken files are told", lambda: bool(survey(day.platform, "us").blocked and sink.messages))
     assert store.count("quarantine", "us") == 3
     assert day.check("structure") is AssetCheckExecutionRecordStatus.FAILED
-    assert str(blocked_assets(day.platform, "us")[0]) == "qlib_bin waits: raw_ohlcv failed structure"
+    assert str(survey(day.platform, "us").blocked[0]) == "qlib_bin waits: raw_ohlcv failed structure"
     done = day.materialized()
     assert {name for name in CHAIN if done[name]} == {"raw_ohlcv"}
     after = store.read("raw_ohlcv", "us", end=day.days[newest].item())

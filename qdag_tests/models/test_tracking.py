@@ -46,7 +46,6 @@ def client(settings, tracked):
 def test_nothing_registered_yet_creates_nothing(tmp_path):
     empty = make_settings(tmp_path / "none")
     assert tracking.registered_models(empty, "toy") == ()
-    assert tracking.serving_model(empty, "toy", date(2020, 1, 1)) is None
     assert not (tmp_path / "none").exists()
 
 
@@ -108,8 +107,8 @@ def test_versions_tags_and_champion(client, tracked, settings):
     ("before", "version"),
     [(EARLY, None), (date(2011, 4, 1), 3), (LATE, 3), (date(2011, 7, 1), 1), (date(2030, 1, 1), 1)],
 )
-def test_serving_model_is_the_newest_trained_strictly_before(settings, tracked, before, version):
-    found = tracking.serving_model(settings, "toy", before)
+def test_a_day_is_served_by_the_newest_model_trained_strictly_before(settings, tracked, before, version):
+    found = newest_before(tracking.registered_models(settings, "toy"), before)
     assert (found.version if found else None) == version
 
 

@@ -383,3 +383,93 @@ def test_the_stage_keeps_what_it_fetched_in_the_data_home(yahoo, tmp_path):
     asked = len(yahoo.requests)
     again = raw_ohlcv(platform, "us", date(2024, 3, 5), date(2024, 3, 6))
     assert (again.rows, len(yahoo.requests)) == (2, asked)
+
+
+class Flaky(Yahoos):
+    """Knows nothing of one symbol while it is down."""
+
+    down = True
+
+    def recover(self):
+        self.down = False
+        # the answers that yfinance keeps in the process
+        yfinance.data.YfData.cache_get.cache_clear()
+
+    def __call__(self, path, query):
+        if self.down and path.endswith("/BAD"):
+            return (404, "", {})
+        return super().__call__(path, query)
+
+
+def test_failed_instruments_are_asked_for_alone(yahoo, tmp_path):
+    from qdag.refresh import failed_instruments
+    from qdag.stages import Platform, raw_ohlcv
+
+    def platform(name):
+        universe = UniverseSettings(
+            source=YahooSource(interval=0), calendar="XNYS", start=date(2024, 3, 4), instruments=("AAPL", "BAD", "MSFT")
+        )
+        return Platform.open(Settings(home=tmp_path / name, universes={"us": universe}))
+
+    yahoo.answer = Flaky()
+    first = platform("first")
+    raw_ohlcv(first, "us", date(2024, 3, 4), date(2024, 3, 8))
+    raw_ohlcv(first, "us", date(2024, 3, 11), date(2024, 3, 13))
+    failed = failed_instruments(first, "us")
+    assert [(one.instrument, one.reason, one.start) for one in failed] == [
+        ("BAD", "fetch_failed", date(2024, 3, 11)),
+        ("BAD", "fetch_failed", date(2024, 3, 4)),
+    ]
+    stored = first.store.read("raw_ohlcv", "us")
+    assert set(stored["instrument"].to_pylist()) == {"AAPL", "MSFT"}
+
+    # while it fails again, nothing is lost
+    with pytest.raises(SourceError, match="1 of 1 instruments failed"):
+        raw_ohlcv(first, "us", date(2024, 3, 4), date(2024, 3, 13), ["BAD"])
+    assert first.store.read("raw_ohlcv", "us").equals(stored)
+    assert failed_instruments(first, "us") == failed
+
+    yahoo.answer.recover()
+    yahoo.requests.clear()
+    result = raw_ohlcv(first, "us", date(2024, 3, 4), date(2024, 3, 13), ["BAD"])
+    assert result.extra["rows_new"] == len(RAW)
+    assert {path.rsplit("/", 1)[1] for path, _, _ in yahoo.requests if "chart" in path} == {"BAD"}
+    assert failed_instruments(first, "us") == []
+    second = platform("second")
+    raw_ohlcv(second, "us", date(2024, 3, 4), date(2024, 3, 13))
+    assert first.store.read("raw_ohlcv", "us").equals(second.store.read("raw_ohlcv", "us"))
+
+
+def test_the_command_retries_and_computes_what_follows(yahoo, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from qdag.cli import app
+
+    for name in ("DAGSTER_HOME", "QDAG_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    names = ["BAD", *(f"GOOD{i}" for i in range(24))]
+    (tmp_path / "qdag.toml").write_text(
+        'home = "home"\nhorizons = [1]\n[universes.us]\ncalendar = "XNYS"\nstart = 2024-03-04\nend = 2024-03-13\n'
+        f'instruments = {names}\nsource = {{ kind = "yahoo", interval = 0 }}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def qdag(*arguments):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+        return result.exit_code, result.output
+
+    yahoo.answer = Flaky()
+    code, told = qdag("materialize", "raw_ohlcv", "qlib_bin", "price_features")
+    assert code == 0, told
+    code, told = qdag("retry-failed")
+    assert code == 1
+    assert "BAD" in told
+    assert "fetch_failed" in told
+    assert "1 of 1 instruments failed" in told
+    yahoo.answer.recover()
+    code, told = qdag("retry-failed")
+    assert code == 0, told
+    code, told = qdag("retry-failed")
+    assert (code, told.strip()) == (0, "no instrument failed")
+    code, told = qdag("show", "price_features", "--rows", "200")
+    assert told.count("BAD") == len(RAW)

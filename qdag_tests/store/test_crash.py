@@ -11,7 +11,7 @@ import pytest
 from benchmarks import crash_loop
 from benchmarks.crash_loop import Job, made_market, moved, plain, provider_files, settings_of
 from qdag import stages
-from qdag.refresh import next_runs, stale_assets
+from qdag.refresh import survey
 from qdag.sessions import SessionCalendar
 from qdag.stages import Platform
 
@@ -44,7 +44,7 @@ def opened(market, home: Path, first: date | None = None) -> tuple[Platform, Job
 def refresh(platform: Platform, job: Job) -> None:
     stages.raw_ohlcv(platform, U, job.first, job.end)
     for _ in range(10):
-        asked = next_runs(platform, U, ASSETS)
+        asked = survey(platform, U, ASSETS).requests
         for request in asked:
             for name in request.assets:
                 crash_loop.stage(name)(platform, U, request.start, request.end)
@@ -62,7 +62,7 @@ def test_a_session_on_which_nobody_has_a_row_is_up_to_date_at_last(market, tmp_p
     once, _ = opened(market, tmp_path / "once")
     for name in ASSETS:
         crash_loop.stage(name)(once, U, job.first, job.end)
-    assert not any(stale_assets(once, U, ASSETS).values())
+    assert not any(survey(once, U, ASSETS).stale.values())
     for name in TABLES:
         assert plain(platform, name).equals(plain(once, name)), name
 

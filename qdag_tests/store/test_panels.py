@@ -15,7 +15,6 @@ from qdag.store.panels import (
     ENGINE_FIELDS,
     change_reach,
     panel_batches,
-    panel_table,
     read_panel,
     read_panels,
     table_matrix,
@@ -62,26 +61,22 @@ def test_table_and_panel_are_inverse(data):
     shape = (3, 5)
     x, y = (np.array(data.draw(st.lists(value, min_size=15, max_size=15)), np.float32).reshape(shape) for _ in range(2))
     panel = Panel(names, SESSIONS, {"close": x})
-    low, high = sorted(data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4))))
-    table = panel_table(SPEC, "u", panel, {"x": x, "y": y}, SESSIONS[low].item(), SESSIONS[high])
-    exists = panel.exists()
+    table = pa.Table.from_batches(panel_batches(SPEC, "u", panel, {"x": x, "y": y}), SPEC.arrow())
     expected = [
         (SESSIONS[s].item(), names[i], x[i, s], y[i, s])
-        for s in range(low, high + 1)
+        for s in range(5)
         for i in sorted(range(3), key=lambda i: names[i])
-        if exists[i, s]
+        if not np.isnan(x[i, s])
     ]
     got = list(zip(*(table[c].to_pylist() for c in ("date", "instrument", "x", "y")), strict=True))
     clean = [(d, n, *(None if np.isnan(v) else float(v) for v in values)) for d, n, *values in expected]
     assert got == clean
     back = table_matrix(table, ["x", "y"], names, SESSIONS)
-    inside = exists.copy()
-    inside[:, :low] = inside[:, high + 1 :] = False
     for name, want in (("x", x), ("y", y)):
         assert back[name].dtype == np.float32
-        np.testing.assert_array_equal(back[name], np.where(inside, want, np.nan))
+        np.testing.assert_array_equal(back[name], np.where(np.isnan(x), np.nan, want))
     batches = list(panel_batches(SPEC, "u", panel, {"x": x, "y": y}, batch_sessions=1))
-    assert pa.Table.from_batches(batches, SPEC.arrow()).equals(panel_table(SPEC, "u", panel, {"x": x, "y": y}))
+    assert pa.Table.from_batches(batches, SPEC.arrow()).equals(table)
 
 
 def test_table_matrix_leaves_out_strangers_and_refuses_duplicates():
@@ -96,15 +91,15 @@ def test_table_matrix_leaves_out_strangers_and_refuses_duplicates():
     assert table_matrix(table.slice(0, 0), "close", [], SESSIONS)["close"].shape == (0, 5)
 
 
-def test_panel_table_refuses_what_does_not_fit():
+def test_panel_batches_refuse_what_does_not_fit():
     x = np.zeros((1, 5), np.float32)
     panel = Panel(["A"], SESSIONS, {"close": x})
     with pytest.raises(StoreError, match=r"missing \['y'\], extra \['z'\]"):
-        panel_table(SPEC, "u", panel, {"x": x, "z": x})
+        list(panel_batches(SPEC, "u", panel, {"x": x, "z": x}))
     with pytest.raises(StoreError, match=r"shape"):
-        panel_table(SPEC, "u", panel, {"x": x, "y": x[:, :2]})
+        list(panel_batches(SPEC, "u", panel, {"x": x, "y": x[:, :2]}))
     with pytest.raises(StoreError, match=r"dtype float64"):
-        panel_table(SPEC, "u", panel, {"x": x, "y": x.astype(float)})
+        list(panel_batches(SPEC, "u", panel, {"x": x, "y": x.astype(float)}))
 
 
 def test_read_panel_adjusts_by_hand(tmp_path):
