@@ -139,10 +139,9 @@ class Lineage:
     def _load(self) -> None:
         if not len(self.sessions) or not self.store.exists(RAW):
             return
-        refresh_raw(self.store, self.universe)
-        if not self.store.exists(LINEAGE.name):
-            return
-        rows = self.store.read(LINEAGE.name, self.universe, self.sessions[0].item(), self.sessions[-1].item())
+        rows = _refreshed(self.store, self.universe)
+        first, last = (pa.scalar(day, pa.date32()) for day in self.sessions[[0, -1]].tolist())
+        rows = rows.filter((pc.field("date") >= first) & (pc.field("date") <= last))
         assets = rows["asset"].to_numpy(zero_copy_only=False)
         at = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
         inputs = rows["inputs"].to_numpy().view(np.uint64)
@@ -285,31 +284,29 @@ def record_raw(store: TableStore, universe: str, start: date, end: date, provena
     record(store, universe, RAW, sessions, digests, "", version, provenance, (start, end), blocked)
 
 
-def refresh_raw(store: TableStore, universe: str) -> bool:
-    """Have the records of raw_ohlcv agree with its rows, also after a write by other hands; True where they did not.
+def _refreshed(store: TableStore, universe: str) -> pa.Table:
+    """All records, those of raw_ohlcv in agreement with its rows, also after a write by other hands.
 
     The table's log tells whether somebody wrote since the records were made; only then are rows read.
     """
     version = store.version(RAW)
-    seen = -1
-    if store.exists(LINEAGE.name):
-        known = store.read(LINEAGE.name, universe, columns=["asset", "version"])
-        versions = known["version"].to_numpy()[known["asset"].to_numpy(zero_copy_only=False) == RAW]
-        seen = int(versions.max()) if len(versions) else -1
+    known = store.read(LINEAGE.name, universe) if store.exists(LINEAGE.name) else LINEAGE.arrow().empty_table()
+    seen = pc.max(known.filter(pc.field("asset") == RAW)["version"]).as_py()
+    seen = -1 if seen is None else seen
     if version is None or seen == version:
-        return False
+        return known
     later = [entry for entry in store.history(RAW) if entry["version"] > seen and entry["operation"] in _WRITES]
     if not any(entry["universe"] in (None, universe) for entry in later):
-        return False
+        return known
     stored = store.sessions(RAW, universe)
     if not len(stored) and seen < 0:
-        return False
+        return known
     first, last = (stored[0].item(), stored[-1].item()) if len(stored) else (date(1900, 1, 1), date(2200, 1, 1))
     if seen >= 0:
-        recorded = store.sessions(LINEAGE.name, universe)
-        first, last = min(first, recorded[0].item()), max(last, recorded[-1].item())
+        days = pc.min_max(known["date"]).as_py()
+        first, last = min(first, days["min"]), max(last, days["max"])
     record_raw(store, universe, first, last, {})
-    return True
+    return store.read(LINEAGE.name, universe)
 
 
 def _nodes(inputs: np.ndarray, definitions: np.ndarray, known: np.ndarray) -> np.ndarray:

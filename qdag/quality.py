@@ -1689,6 +1689,7 @@ def quality_table(table: str) -> TableSpec:
             Column("judged_from", "date32", "first session of the window that was judged"),
         ),
         f"Outcome of the quality rules of {table}, one row per rule and session.",
+        yearly=True,
     )  # fmt: skip
 
 
@@ -1707,6 +1708,7 @@ def profile_table(table: str) -> TableSpec:
             *(Column(q, "float32", f"{int(q[1:])} % quantile of the finite values") for q in QUANTILES),
         ),
         f"What the columns of {table} looked like on each session: counts and quantiles across instruments.",
+        yearly=True,
     )
 
 

@@ -27,13 +27,15 @@ class Column:
 class TableSpec:
     """A Delta table: ``keys`` identify a row; ``universe`` and ``month`` partition the files.
 
-    ``month`` ("YYYY-MM" of ``date``) is derived by the store on writing and hidden on reading.
+    ``month`` ("YYYY-MM" of ``date``) is derived by the store on writing and hidden on reading. A ``yearly`` table,
+    which has few rows a session, keeps those of a year in the partition of January: a long history is few files.
     """
 
     name: str
     keys: tuple[str, ...]
     columns: tuple[Column, ...]
     description: str
+    yearly: bool = False
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns]
@@ -102,6 +104,7 @@ QUARANTINE = TableSpec(
         Column("row", "string", "what was delivered, as text"),
     ),
     "Rows and files that were refused, each with its reason and source line.",
+    yearly=True,
 )
 
 FINDINGS = TableSpec(
@@ -117,6 +120,7 @@ FINDINGS = TableSpec(
         Column("detail", "string", "one sentence for people"),
     ),
     "Stored rows that are valid but noticeable: listed by the checks of raw_ohlcv, never hidden.",
+    yearly=True,
 )
 
 LINEAGE = TableSpec(
@@ -138,6 +142,7 @@ LINEAGE = TableSpec(
     ),
     "What every stored session was computed from: where it differs from what it would be computed from now, the "
     "session is stale.",
+    yearly=True,
 )
 
 DELIVERIES = TableSpec(
@@ -157,6 +162,7 @@ DELIVERIES = TableSpec(
         Column("version", "int64", "version of raw_ohlcv that holds what the file gave"),
     ),
     "Which version of which file was read for which sessions.",
+    yearly=True,
 )
 
 FACTOR_METRICS = TableSpec(

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qdag.store.qlib_bin import Verification
     from qdag.universes import Pool
 
+T = TypeVar("T")
 Report = Callable[[str, int, int], None]
 PREVIEW_ROWS = 5
 SHOWN_SYMBOLS = 50
@@ -154,23 +155,24 @@ class _Counter:
         return self.missing / cells if cells else 0.0
 
 
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Make batches in a thread, a few ahead of the writer.
+def _ahead(items: Iterator[T], most: int = AHEAD_BATCHES) -> Iterator[T]:
+    """Make items in a thread, a few ahead of the writer.
 
-    The writer pulls from inside its own runtime, where the store cannot be read; and computing goes on while it writes.
+    Delta's writer pulls from inside its own runtime, where the store cannot be read; and computing goes on while one
+    writes.
     """
-    waiting: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(AHEAD_BATCHES)
+    waiting: queue.Queue[T | BaseException | None] = queue.Queue(most)
     stopped = threading.Event()
 
-    def put(item: pa.RecordBatch | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not stopped.is_set():
             with suppress(queue.Full):
                 return waiting.put(item, timeout=0.1)
 
     def make() -> None:
         try:
-            for batch in batches:
-                put(batch)
+            for item in items:
+                put(item)
                 if stopped.is_set():
                     return
             put(None)
@@ -712,7 +714,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
 
             # a write that dies may leave no calendar, or files of its own, even where it would have changed nothing
             _forget(platform, universe, "qlib_bin", written, read, always=True)
-            report = QlibBinWriter(provider).write(panels(), calendar, future, pools)
+            report = QlibBinWriter(provider).write(_ahead(panels(), 1), calendar, future, pools)
             _record(platform, universe, "qlib_bin", written, read, None)
             following = int(np.count_nonzero(written > sessions[-1]))
             extra |= {"bridged_sessions": len(written) - len(sessions) - following, "following_sessions": following}

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from qdag.errors import StoreError
 from qdag.store.tables import TableStore, digest
-from qdag.store.versions import month_days
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -92,7 +91,6 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
             if path not in known and seen is not None:
                 new[path] = seen
             continue
-        start, end = month_days(file["month"])
         result.damage.append(
             Damage(
                 name,
@@ -102,8 +100,8 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
                 version == newest,
                 file["universe"],
                 file["month"],
-                file["first"] or start,
-                file["last"] or end,
+                file["first"],
+                file["last"],
                 file["rows"],
             )
         )

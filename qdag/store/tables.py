@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -32,8 +33,12 @@ PARTITIONS = ("universe", "month")
 CHECKPOINT_EVERY = 50
 FILE_BYTES = 16 << 20
 """A file is closed beyond this size: the writer keeps one open per month, whole, until the commit."""
+READERS = 2
+COLUMN_MONTHS = 64
+"""So many columns times months are read and sorted as one part: few calls for narrow tables, little memory for wide."""
 ATTEMPTS = 30
 LAYOUT = pa.field("month", pa.string(), nullable=False)
+_MONTH, _YEAR = "%Y-%m", "%Y-01"
 # an old version that is kept must stay readable, whatever its age: no writer may trim the log
 KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # Delta readers and Delta's own vacuum leave folders alone that begin with an underscore
@@ -106,9 +111,9 @@ class TableStore:
             raise StoreError(f"range {start}..{end} of table {spec.name!r} is reversed; give start <= end")
         if isinstance(data, pa.Table):
             _check_schema(spec, data.schema)
-        months = _months(start, end)
+        first_month = _YEAR if spec.yearly else _MONTH
         predicate = (
-            f"universe = '{universe}' AND month >= '{months[0]}' AND month <= '{months[-1]}' "
+            f"universe = '{universe}' AND month >= '{start:{first_month}}' AND month <= '{end:{_MONTH}}' "
             f"AND date >= DATE '{start}' AND date <= DATE '{end}'"
         )
         if match is not None:
@@ -301,15 +306,20 @@ class TableStore:
         for fragment in dataset.get_fragments(filter=condition):
             month = pads.get_partition_keys(fragment.partition_expression)[LAYOUT.name]
             months.setdefault(month, []).append(fragment)
-        # month by month: mostly in order already, and what is not is sorted in small parts
-        parts = []
-        for month in sorted(months):
-            files = pads.FileSystemDataset(months[month], dataset.schema, dataset.format, dataset.filesystem)
+
+        # a few months at a time: mostly in order already, and what is not is sorted in small parts
+        def ordered(some: Sequence[str]) -> pa.Table:
+            fragments = [fragment for month in some for fragment in months[month]]
+            files = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
             part = _with_types(files.to_table(columns=[*wanted, *extra], filter=condition))
-            if part.num_rows:
-                order = pc.sort_indices(part.select(keys), sort_keys=[(k, "ascending") for k in keys])
-                positions = order.to_numpy()
-                parts.append(part.take(order) if np.any(positions[1:] < positions[:-1]) else part)
+            order = pc.sort_indices(part.select(keys), sort_keys=[(k, "ascending") for k in keys])
+            positions = order.to_numpy()
+            return part.take(order) if np.any(positions[1:] < positions[:-1]) else part
+
+        step, every = max(1, COLUMN_MONTHS // len([*wanted, *extra])), sorted(months)
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(ordered, [every[at : at + step] for at in range(0, len(every), step)])
+            parts = [part for part in found if part.num_rows]
         if not parts:
             parts = [_with_types(dataset.schema.empty_table().select([*wanted, *extra]))]
         rows = pa.concat_tables(parts)
@@ -330,10 +340,11 @@ class TableStore:
         partitions: list[tuple[str, str, Any]] = [("universe", "=", universe)]
         condition = pads.field("universe") == universe
         if start is not None:
-            partitions.append(("month", ">=", f"{start:%Y-%m}"))
+            # whichever way the table is partitioned; the rest is told by the dates of each file
+            partitions.append(("month", ">=", f"{start:{_YEAR}}"))
             condition &= pads.field("date") >= pa.scalar(start, pa.date32())
         if end is not None:
-            partitions.append(("month", "<=", f"{end:%Y-%m}"))
+            partitions.append(("month", "<=", f"{end:{_MONTH}}"))
             condition &= pads.field("date") <= pa.scalar(end, pa.date32())
         if instruments is not None:
             if isinstance(instruments, str):
@@ -688,7 +699,7 @@ class _Checked:
                 f"{n} rows for table {spec.name!r} lie outside the replaced range {self.start}..{self.end}, first "
                 f"{day}; widen the range or drop the rows"
             )
-        month = pc.cast(pc.strftime(dates, format="%Y-%m"), pa.string())
+        month = pc.cast(pc.strftime(dates, format=_YEAR if spec.yearly else _MONTH), pa.string())
         return pa.record_batch([*batch.columns, month], schema=self.schema)
 
     def _unique(self, keys: list[pa.Table]) -> None:
@@ -815,10 +826,6 @@ def _day(day: date) -> date:
     if not isinstance(day, date):
         raise StoreError(f"{day!r} is no date; give a datetime.date")
     return day
-
-
-def _months(start: date, end: date) -> tuple[str, str]:
-    return f"{start:%Y-%m}", f"{end:%Y-%m}"
 
 
 def _dates(values: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -201,33 +201,33 @@ def diff(store: TableStore, name: str, first: int, second: int, universe: str | 
     for month in sorted(old.keys() | new.keys()):
         if universe is not None and month[0] != universe:
             continue
-        if old.get(month) == new.get(month):
+        files = (old.get(month, {}), new.get(month, {}))
+        if files[0].keys() == files[1].keys():
             result.skipped += 1
             continue
         result.compared += 1
-        old_rows = _month(store, name, month, first, [*keys, *values])
-        new_rows = _month(store, name, month, second, [*keys, *values])
+        days = [day for both in files for ends in both.values() for day in ends]
+        old_rows, new_rows = (
+            _part(store, name, month[0], min(days), max(days), version, [*keys, *values]) for version in (first, second)
+        )
         _compare(result, old_rows, new_rows, keys, values, group, cells)
     return result
 
 
-def _files_by_month(store: TableStore, name: str, version: int) -> dict[tuple[str, str], set[str]]:
-    months: dict[tuple[str, str], set[str]] = {}
-    for file in store.files(name, version).select(["universe", "month", "path"]).to_pylist():
-        months.setdefault((file["universe"], file["month"]), set()).add(file["path"])
+def _files_by_month(store: TableStore, name: str, version: int) -> dict[tuple[str, str], dict[str, tuple[date, date]]]:
+    """First and last day of each file, by universe and month of its partition."""
+    months: dict[tuple[str, str], dict[str, tuple[date, date]]] = {}
+    for file in store.files(name, version).to_pylist():
+        days = (file["first"], file["last"])
+        months.setdefault((file["universe"], file["month"]), {})[file["path"]] = days
     return months
 
 
-def month_days(month: str) -> tuple[date, date]:
-    """First and last day of a month partition."""
-    first = date.fromisoformat(f"{month}-01")
-    return first, (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
-
-
-def _month(store: TableStore, name: str, month: tuple[str, str], version: int, columns: list[str]) -> pa.Table:
-    start, end = month_days(month[1])
+def _part(
+    store: TableStore, name: str, universe: str, start: date, end: date, version: int, columns: list[str]
+) -> pa.Table:
     try:
-        return store.read(name, month[0], start, end, columns=columns, version=version)
+        return store.read(name, universe, start, end, columns=columns, version=version)
     except FileNotFoundError as error:
         raise StoreError(f"version {version} of table {name!r} was vacuumed: {error}") from error
 
