@@ -1,8 +1,9 @@
 """Rows to panels and back: dense (instruments x sessions) arrays against sorted Arrow tables; no file I/O here."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,13 @@ from qdag.errors import StoreError, unknown
 from qdag.schema import TableSpec
 from qdag.store.tables import TableStore
 
+T = TypeVar("T")
 ENGINE_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
 # about 0.5 GiB of work for 5,000 instruments; fewer sessions at a time cost more file openings, more gain nothing
 CHUNK_SESSIONS = 500
+# arrays worked on at once: NumPy copies and computes without the interpreter's lock
+THREADS = 2
 # days to look back for a last close, or ahead for a next one: nearly all instruments trade within the first reach
 REACHES = (31, 366, None)
 
@@ -44,8 +48,8 @@ def table_matrix(
             f"instrument {instruments[cell // width]!r} has several rows on {sessions[cell % width]}; "
             f"a panel has one value per instrument and session, read one key at a time"
         )
-    result = {}
-    for column in columns:
+
+    def spread(column: str) -> np.ndarray:
         values = table[column]
         if not pa.types.is_floating(values.type):
             if not pa.types.is_integer(values.type):
@@ -55,8 +59,15 @@ def table_matrix(
         array = values.to_numpy()
         matrix = np.full(len(instruments) * width, np.nan, array.dtype)
         matrix[flat] = array if kept is None else array[kept]
-        result[column] = matrix.reshape(len(instruments), width)
-    return result
+        return matrix.reshape(len(instruments), width)
+
+    return _each(spread, {column: column for column in columns})
+
+
+def _each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
+    """The function of every item, of some at once."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(items, pool.map(function, items.values()), strict=True))
 
 
 def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -194,17 +205,19 @@ def read_panels(
             rows = np.flatnonzero(listed)
             closes |= zip([names[i] for i in rows], adjusted["close"][rows, last[rows]].tolist(), strict=True)
         # existence comes from all fields, so every panel of the same rows has the same listings
-        exists = np.zeros(traded.shape, bool)
-        for name, values in adjusted.items():
-            if name != "change":
-                exists |= ~np.isnan(values)
+        empty = _each(np.isnan, {name: values for name, values in adjusted.items() if name != "change"})
+        exists = ~np.logical_and.reduce(list(empty.values()))
         any_row = exists.any(axis=1)
         first = np.where(any_row, exists.argmax(axis=1), len(chunk))
         last = np.where(any_row, len(chunk) - 1 - exists[:, ::-1].argmax(axis=1), -1)
-        # a value too large for float32 becomes infinite, as it does for any reader of float32 files
-        with np.errstate(over="ignore"):
-            arrays = {f: adjusted[f].astype(np.float32) for f in fields}
+        arrays = _each(_float32, {name: adjusted[name] for name in fields})
         yield Panel(names, chunk, arrays, first=first, last=last)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    # a value too large for float32 becomes infinite, as it does for any reader of float32 files
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _known_fields(fields: Iterable[str]) -> tuple[str, ...]:
@@ -242,13 +255,21 @@ def _raw(
 
 def _adjusted(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Engine fields of raw columns, float64; ``change`` where ``before`` (I,), the last close before them, is given."""
-    factor = raw["factor"]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        adjusted = {n: raw[n] * factor for n in ("open", "high", "low", "close", "vwap")}
-        adjusted |= {"volume": raw["volume"] / factor, "factor": factor, "amount": raw["amount"]}
-        if "before" in raw:
-            adjusted["change"] = adjusted["close"] / _previous(adjusted["close"], raw["before"]) - 1
-    return adjusted
+
+    def adjusted(name: str) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if name in ("factor", "amount"):
+                return raw[name]
+            if name == "volume":
+                return raw[name] / raw["factor"]
+            if name == "change":
+                close = raw["close"] * raw["factor"]
+                return close / _previous(close, raw["before"]) - 1  # type: ignore[no-any-return]
+            return raw[name] * raw["factor"]  # type: ignore[no-any-return]
+
+    # the longest first
+    names = [*(["change"] if "before" in raw else []), *RAW_COLUMNS]
+    return _each(adjusted, {name: name for name in names})
 
 
 def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
