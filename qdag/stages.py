@@ -5,8 +5,6 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 :class:`StageResult`. Days outside the universe's own range, and days that are no session of its exchange, are empty.
 """
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +29,7 @@ from qdag.settings import Settings, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences, row_digests
 from qdag.store.files import write_text
 from qdag.store.panels import ENGINE_FIELDS, change_reach, panel_batches, read_panels, table_matrix
+from qdag.store.streams import ahead
 from qdag.store.tables import TableStore
 
 if TYPE_CHECKING:
@@ -40,14 +39,12 @@ if TYPE_CHECKING:
     from qdag.store.qlib_bin import Verification
     from qdag.universes import Pool
 
-T = TypeVar("T")
 Report = Callable[[str, int, int], None]
 PREVIEW_ROWS = 5
 SHOWN_SYMBOLS = 50
 CHUNK_SESSIONS = 250
 FUTURE_SESSIONS = 250
 FACTOR_BLOCK = 32
-AHEAD_BATCHES = 4
 POOL = "all"
 INDUSTRY = "industry"
 """Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
@@ -155,42 +152,6 @@ class _Counter:
         return self.missing / cells if cells else 0.0
 
 
-def _ahead(items: Iterator[T], most: int = AHEAD_BATCHES) -> Iterator[T]:
-    """Make items in a thread, a few ahead of the writer.
-
-    Delta's writer pulls from inside its own runtime, where the store cannot be read; and computing goes on while one
-    writes.
-    """
-    waiting: queue.Queue[T | BaseException | None] = queue.Queue(most)
-    stopped = threading.Event()
-
-    def put(item: T | BaseException | None) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                return waiting.put(item, timeout=0.1)
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=make, name="qdag-batches", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
-
-
 def window_sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
     """Sessions of the universe in the asked days, clipped to the universe's own range."""
     if end < start:
@@ -215,7 +176,7 @@ def _write(
         # begun anew when another process has changed the same files meanwhile
         nonlocal counter
         counter = _Counter(spec.values)
-        return counter.watch(_ahead(batches()))
+        return counter.watch(ahead(batches()))
 
     version = platform.store.version(spec.name)
     with _Meter() as meter:
@@ -714,7 +675,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
 
             # a write that dies may leave no calendar, or files of its own, even where it would have changed nothing
             _forget(platform, universe, "qlib_bin", written, read, always=True)
-            report = QlibBinWriter(provider).write(_ahead(panels(), 1), calendar, future, pools)
+            report = QlibBinWriter(provider).write(ahead(panels(), 1), calendar, future, pools)
             _record(platform, universe, "qlib_bin", written, read, None)
             following = int(np.count_nonzero(written > sessions[-1]))
             extra |= {"bridged_sessions": len(written) - len(sessions) - following, "following_sessions": following}

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
 from qdag.schema import TableSpec
+from qdag.store.streams import ahead
 from qdag.store.tables import TableStore
 
 T = TypeVar("T")
@@ -188,9 +189,9 @@ def read_panels(
         raise StoreError(f"chunk_sessions must be at least 1, got {chunk_sessions}")
     version = store.version("raw_ohlcv") if version is None else version
     closes: dict[str, float] = {}
-    for low in range(0, len(sessions), chunk_sessions):
-        chunk = sessions[low : low + chunk_sessions]
-        names, raw = _raw(store, universe, chunk, instruments, version)
+    chunks = [sessions[low : low + chunk_sessions] for low in range(0, len(sessions), chunk_sessions)]
+    raws = ahead((_raw(store, universe, chunk, instruments, version) for chunk in chunks), 1)
+    for chunk, (names, raw) in zip(chunks, raws, strict=True):
         traded = ~np.isnan(raw["close"])
         if "change" in fields:
             listed = traded.any(axis=1)

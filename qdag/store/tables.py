@@ -312,9 +312,7 @@ class TableStore:
             fragments = [fragment for month in some for fragment in months[month]]
             files = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
             part = _with_types(files.to_table(columns=[*wanted, *extra], filter=condition))
-            order = pc.sort_indices(part.select(keys), sort_keys=[(k, "ascending") for k in keys])
-            positions = order.to_numpy()
-            return part.take(order) if np.any(positions[1:] < positions[:-1]) else part
+            return part if _in_order(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
         step, every = max(1, COLUMN_MONTHS // len([*wanted, *extra])), sorted(months)
         with ThreadPoolExecutor(READERS) as pool:
@@ -745,6 +743,19 @@ def _check_schema(spec: TableSpec, schema: pa.Schema) -> None:
 
 def _stored_schema(spec: TableSpec) -> pa.Schema:
     return spec.arrow().append(LAYOUT)
+
+
+def _in_order(table: pa.Table, keys: Sequence[str]) -> bool:
+    """Whether rows ascend by the keys: a comparison of neighbours costs a tenth of sorting."""
+    above = np.zeros(max(table.num_rows - 1, 0), bool)
+    for key in keys:
+        here, following = table[key].slice(0, len(above)), table[key].slice(1)
+        if np.any(~above & pc.greater(here, following).to_numpy()):
+            return False
+        above |= pc.less(here, following).to_numpy()
+        if above.all():
+            break
+    return True
 
 
 def _plain(dtype: pa.DataType) -> pa.DataType:
