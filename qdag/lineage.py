@@ -139,9 +139,10 @@ class Lineage:
     def _load(self) -> None:
         if not len(self.sessions) or not self.store.exists(RAW):
             return
-        rows = _refreshed(self.store, self.universe)
-        first, last = (pa.scalar(day, pa.date32()) for day in self.sessions[[0, -1]].tolist())
-        rows = rows.filter((pc.field("date") >= first) & (pc.field("date") <= last))
+        _refresh_raw(self.store, self.universe)
+        if not self.store.exists(LINEAGE.name):
+            return
+        rows = self.store.read(LINEAGE.name, self.universe, self.sessions[0].item(), self.sessions[-1].item())
         assets = rows["asset"].to_numpy(zero_copy_only=False)
         at = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
         inputs = rows["inputs"].to_numpy().view(np.uint64)
@@ -225,8 +226,7 @@ def forget(
     if not len(sessions) or not store.exists(LINEAGE.name):
         return
     span = sessions[0].item(), sessions[-1].item()
-    rows = store.read(LINEAGE.name, universe, *span)
-    rows = rows.filter(pc.field("asset") == asset)
+    rows = store.read(LINEAGE.name, universe, *span, match=("asset", asset))
     at = np.searchsorted(sessions, rows["date"].to_numpy().astype("M8[D]"))
     same = rows["inputs"].to_numpy().view(np.uint64) == np.asarray(inputs, np.uint64)[at]
     same &= rows["definition"].to_numpy(zero_copy_only=False) == definition
@@ -252,8 +252,7 @@ def block(
     """
     if not store.exists(LINEAGE.name):
         return
-    rows = store.read(LINEAGE.name, universe, start, end)
-    rows = rows.filter(pc.field("asset") == asset)
+    rows = store.read(LINEAGE.name, universe, start, end, match=("asset", asset))
     if not rows.num_rows or (rows["blocked"].null_count == rows.num_rows and not checks):
         return
     days = rows["date"].to_numpy().astype("M8[D]")
@@ -276,37 +275,38 @@ def record_raw(store: TableStore, universe: str, start: date, end: date, provena
     sessions, digests = session_digests(store, universe, start, end)
     failed: dict[tuple[date, int], str] = {}
     if store.exists(LINEAGE.name):
-        rows = store.read(LINEAGE.name, universe, start, end, columns=["date", "asset", "inputs", "blocked"])
-        rows = rows.filter((pc.field("asset") == RAW) & pc.field("blocked").is_valid())
+        columns = ["date", "inputs", "blocked"]
+        rows = store.read(LINEAGE.name, universe, start, end, columns=columns, match=("asset", RAW))
+        rows = rows.filter(pc.field("blocked").is_valid())
         failed = {(row["date"], row["inputs"]): row["blocked"] for row in rows.to_pylist()}
     keys = zip(sessions.tolist(), digests.view(np.int64).tolist(), strict=True)
     blocked = pa.array([failed.get(key) for key in keys], pa.string())
     record(store, universe, RAW, sessions, digests, "", version, provenance, (start, end), blocked)
 
 
-def _refreshed(store: TableStore, universe: str) -> pa.Table:
-    """All records, those of raw_ohlcv in agreement with its rows, also after a write by other hands.
+def _refresh_raw(store: TableStore, universe: str) -> None:
+    """Have the records of raw_ohlcv agree with its rows, also after a write by other hands.
 
     The table's log tells whether somebody wrote since the records were made; only then are rows read.
     """
-    version = store.version(RAW)
-    known = store.read(LINEAGE.name, universe) if store.exists(LINEAGE.name) else LINEAGE.arrow().empty_table()
-    seen = pc.max(known.filter(pc.field("asset") == RAW)["version"]).as_py()
-    seen = -1 if seen is None else seen
+    version, seen = store.version(RAW), -1
+    known = LINEAGE.arrow().empty_table()
+    if store.exists(LINEAGE.name):
+        known = store.read(LINEAGE.name, universe, columns=["date", "version"], match=("asset", RAW))
+        seen = -1 if not known.num_rows else pc.max(known["version"]).as_py()
     if version is None or seen == version:
-        return known
+        return
     later = [entry for entry in store.history(RAW) if entry["version"] > seen and entry["operation"] in _WRITES]
     if not any(entry["universe"] in (None, universe) for entry in later):
-        return known
+        return
     stored = store.sessions(RAW, universe)
     if not len(stored) and seen < 0:
-        return known
+        return
     first, last = (stored[0].item(), stored[-1].item()) if len(stored) else (date(1900, 1, 1), date(2200, 1, 1))
     if seen >= 0:
         days = pc.min_max(known["date"]).as_py()
         first, last = min(first, days["min"]), max(last, days["max"])
     record_raw(store, universe, first, last, {})
-    return store.read(LINEAGE.name, universe)
 
 
 def _nodes(inputs: np.ndarray, definitions: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -6,14 +6,17 @@ does turning rows into panels (``qdag.store.panels``).
 
 import hashlib
 import json
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties
     from pyarrow.fs import FileSystem
 
+T = TypeVar("T")
 PARTITIONS = ("universe", "month")
 CHECKPOINT_EVERY = 50
 FILE_BYTES = 16 << 20
 """A file is closed beyond this size: the writer keeps one open per month, whole, until the commit."""
+REMEMBERED, REMEMBERED_BYTES = 64, 1 << 20
+"""Most results of reading that a store keeps, and the largest: pages and checks read the same small tables often."""
 READERS = 2
 COLUMN_MONTHS = 64
 """So many columns times months are read and sorted as one part: few calls for narrow tables, little memory for wide."""
@@ -45,6 +51,15 @@ KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 LOG, CHECKSUMS, DAMAGED = "_delta_log", "_checksums", "_damaged"
 # first what commits removed, at once; then what no commit knows, when it is a day old and surely nobody's
 _PASSES = ((False, 0), (True, 24))
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """A commit by its file: a restored or newly made table may have another one of the same number."""
+
+    version: int
+    inode: int
+    changed: int
 
 
 class TableStore:
@@ -61,6 +76,8 @@ class TableStore:
         self._remote = "://" in text
         self.root = text.rstrip("/") if self._remote else str(Path(text).expanduser().absolute())
         self.storage_options = dict(storage_options) if storage_options else None
+        self._tables: dict[str, tuple[_Commit, DeltaTable]] = {}
+        self._found: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
         return f"TableStore({self.root!r})"
@@ -187,7 +204,7 @@ class TableStore:
         from deltalake.exceptions import DeltaError
 
         for attempt in range(ATTEMPTS):
-            table = self._open(spec.name)
+            table = self._open(spec.name, fresh=True)
             if table is not None:
                 return table
             if not self._remote:
@@ -217,15 +234,33 @@ class TableStore:
                 time.sleep(random.uniform(0, 0.05))
         raise AssertionError("unreachable")
 
-    def _open(self, name: str, version: int | None = None) -> "DeltaTable | None":
+    def _newest(self, name: str) -> "_Commit | None":
+        """The newest commit of a table in a folder; None where there is none."""
+        with suppress(FileNotFoundError):
+            names = (e for e in os.listdir(f"{self.uri(name)}/{LOG}") if re.fullmatch(r"\d{20}\.json", e))
+            if last := max(names, default=""):
+                status = os.stat(f"{self.uri(name)}/{LOG}/{last}")
+                return _Commit(int(last[:20]), status.st_ino, status.st_mtime_ns)
+        return None
+
+    def _open(self, name: str, version: int | None = None, fresh: bool = False) -> "DeltaTable | None":
+        """A table, None where there is none. The newest version is opened once and then only read from; ``fresh``: an
+        object of one's own, to write with."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
-        uri = self.uri(name)
-        if not self._remote and not (Path(uri) / "_delta_log").is_dir():
-            return None
+        uri, newest = self.uri(name), None
+        if not self._remote:
+            if (newest := self._newest(name)) is None:
+                return None
+            known = self._tables.get(name) if version is None and not fresh else None
+            if known and known[0] == newest:
+                return known[1]
         try:
-            return DeltaTable(uri, version=version, storage_options=self.storage_options)
+            table = DeltaTable(uri, version=version, storage_options=self.storage_options)
+            if newest and table.version() == newest.version and not fresh:
+                self._tables[name] = newest, table
+            return table
         except TableNotFoundError:
             return None
         except DeltaError as error:
@@ -239,8 +274,8 @@ class TableStore:
                 f"it never existed or was vacuumed: {error}"
             ) from error
 
-    def _table(self, name: str, version: int | None = None) -> "DeltaTable":
-        table = self._open(name, version)
+    def _table(self, name: str, version: int | None = None, fresh: bool = False) -> "DeltaTable":
+        table = self._open(name, version, fresh)
         if table is None:
             known = ", ".join(self.names()) or "none"
             raise MissingDataError(f"table {name!r} is not stored yet; materialize it first. Stored tables: {known}.")
@@ -271,6 +306,7 @@ class TableStore:
         instruments: Iterable[str] | None = None,
         columns: Sequence[str] | None = None,
         version: int | None = None,
+        match: tuple[str, str] | None = None,
     ) -> pa.Table:
         """Read rows sorted by date, then by the other key columns.
 
@@ -280,6 +316,7 @@ class TableStore:
         instruments : only these, for tables with an instrument column; None is all
         columns : in this order; None is every stored column, key columns first
         version : table version to read; None is the newest
+        match : a text column and the value that rows have in it
 
         Raises
         ------
@@ -288,9 +325,24 @@ class TableStore:
         UnknownNameError
             A column that the table does not have.
         """
+        table = self._table(name, version)
+        chosen = None if instruments is None else instruments if isinstance(instruments, str) else tuple(instruments)
+        asked = ("read", universe, start, end, chosen, None if columns is None else tuple(columns), match)
+        return self._remembered(name, table, asked, lambda: self._read(name, table, *asked[1:]))
+
+    def _read(
+        self,
+        name: str,
+        table: "DeltaTable",
+        universe: str,
+        start: date | None,
+        end: date | None,
+        instruments: tuple[str, ...] | str | None,
+        columns: tuple[str, ...] | None,
+        match: tuple[str, str] | None,
+    ) -> pa.Table:
         import pyarrow.dataset as pads
 
-        table = self._table(name, version)
         stored = _columns(table)
         wanted = list(stored if columns is None else columns)
         for column in wanted:
@@ -302,6 +354,8 @@ class TableStore:
         keys.sort(key=lambda k: k != "date")
         extra = [k for k in keys if k not in wanted]
         dataset, condition = self._scan(table, universe, start, end, instruments)
+        if match is not None:
+            condition &= pads.field(match[0]) == match[1]
         months: dict[str, list[pads.Fragment]] = {}
         for fragment in dataset.get_fragments(filter=condition):
             month = pads.get_partition_keys(fragment.partition_expression)[LAYOUT.name]
@@ -352,7 +406,7 @@ class TableStore:
 
     def exists(self, name: str) -> bool:
         """Whether the table was ever written."""
-        return self._open(name) is not None
+        return (self._open(name) if self._remote else self._newest(name)) is not None
 
     def version(self, name: str) -> int | None:
         """Newest version, None for a table that is not stored yet."""
@@ -380,6 +434,25 @@ class TableStore:
         """Distinct stored dates of a universe, sorted, datetime64[D]; from file statistics where a file is one day."""
         _name("universe", universe)
         table = self._table(name, version)
+        return self._remembered(name, table, ("sessions", universe), lambda: self._sessions(table, universe)).copy()
+
+    def _remembered(self, name: str, table: "DeltaTable", asked: tuple[Any, ...], find: Callable[[], T]) -> T:
+        """What was found in this very version before, or is found now; large results are not kept."""
+        newest, known = self._tables.get(name, (None, None))
+        if known is not table:
+            return find()
+        key = (name, newest, asked)
+        if key not in self._found:
+            result: Any = find()
+            if result.nbytes > REMEMBERED_BYTES:
+                return result  # type: ignore[no-any-return]
+            while len(self._found) >= REMEMBERED:
+                self._found.pop(next(iter(self._found)), None)
+            self._found[key] = result
+            return result  # type: ignore[no-any-return]
+        return self._found[key]  # type: ignore[no-any-return]
+
+    def _sessions(self, table: "DeltaTable", universe: str) -> np.ndarray:
         files = pa.table(table.get_add_actions(flatten=True))
         if files.num_rows == 0:
             return np.array([], "datetime64[D]")
@@ -586,7 +659,7 @@ class TableStore:
 
         for attempt in range(ATTEMPTS):
             try:
-                table = self._table(name)
+                table = self._table(name, fresh=True)
                 # compaction trims the log whatever its commit is told: only the table's own property holds it back
                 if not KEEP_LOG.items() <= table.metadata().configuration.items():
                     table.alter.set_table_properties(KEEP_LOG)
