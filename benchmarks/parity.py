@@ -29,6 +29,7 @@ from qdag_tests.reference import (
 )
 
 TOLERANCE = 1e-5
+CAUSES = ("guard", "zero", "residue", "recursion", "unexplained")
 ASKED = 2000
 """Residue cells of different bars that Qlib is asked for again, at most."""
 SETS = ("alpha158", "alpha360", "operators")
@@ -43,6 +44,7 @@ class Row:
     error: float = 0.0
     # cells apart by more than the tolerance or in their NaN or inf, by cause
     guard: int = 0
+    zero: int = 0
     residue: int = 0
     recursion: int = 0
     unexplained: int = 0
@@ -56,6 +58,7 @@ class Row:
         self.cells += other.cells
         self.error = max(self.error, other.error)
         self.guard += other.guard
+        self.zero += other.zero
         self.residue += other.residue
         self.recursion += other.recursion
         self.unexplained += other.unexplained
@@ -163,6 +166,8 @@ def _explain(row: Row, panel: Panel, text: str, i: int, a: np.ndarray, b: np.nda
             row.guard += 1
         elif "EMA" in text:
             row.recursion += 1
+        elif nothing:
+            row.zero += 1
         else:
             row.residue += 1
             row.places.append((i, int(t), float(x)))
@@ -205,6 +210,7 @@ def page(results: dict[tuple[str, str], dict[str, Row]], shapes: dict[str, tuple
         "running sums decide on which side of its 2e-5 guard the window lies and carry few digits there; the engine's "
         "value is the exact one."
     )
+    yield ("- *zero*: 0 but for the rounding of float64, at most 1e-9 in both: a relative error says nothing of it.")
     yield (
         "- *residue*: the engine has the exact value, and Qlib a running sum's rounding: 1e-9 where a spread or a sum "
         "is exactly 0, digits lost to a large offset or to an early spike that has left the window, NaN for good "
@@ -242,18 +248,15 @@ def page(results: dict[tuple[str, str], dict[str, Row]], shapes: dict[str, tuple
         for market in by_market:
             rows = results[market, set_name]
             cells = sum(r.cells for r in rows.values())
-            counts = ", ".join(
-                f"{cause} {sum(getattr(r, cause) for r in rows.values()):,}"
-                for cause in ("guard", "residue", "recursion", "unexplained")
-            )
+            counts = ", ".join(f"{cause} {sum(getattr(r, cause) for r in rows.values()):,}" for cause in CAUSES)
             alone, asked = (sum(getattr(r, name) for r in rows.values()) for name in ("alone", "asked"))
             again = f"; residue, asked for alone: {alone:,} of {asked:,} agree with the engine" if asked else ""
             yield f"- {market}: {cells:,} cells; {counts}{again}"
         yield ""
-        yield "| factor | cells | largest relative error | guard | residue | recursion | unexplained |"
-        yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+        yield "| factor | cells | largest relative error | guard | zero | residue | recursion | unexplained |"
+        yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         for factor, row in merged.items():
-            counts = " | ".join(f"{n:,}" if n else "" for n in (row.guard, row.residue, row.recursion, row.unexplained))
+            counts = " | ".join(f"{n:,}" if (n := getattr(row, cause)) else "" for cause in CAUSES)
             yield f"| {factor} | {row.cells:,} | {row.error:.1e} | {counts} |"
 
 
@@ -282,6 +285,7 @@ def main() -> int:
                 f"{market:9} {set_name:10} {len(rows):4} factors, {sum(r.cells for r in rows.values()):12,} cells: "
                 f"largest error {max(r.error for r in rows.values()):.1e}, "
                 f"guard {sum(r.guard for r in rows.values()):,}, "
+                f"zero {sum(r.zero for r in rows.values()):,}, "
                 f"residue {sum(r.residue for r in rows.values()):,} "
                 f"({sum(r.asked - r.alone for r in rows.values()):,} "
                 f"of {sum(r.asked for r in rows.values()):,} also alone), "

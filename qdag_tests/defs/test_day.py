@@ -47,6 +47,8 @@ landing_seconds = 0
 chunk_sessions = 1000
 [alerts]
 urls = ["{url}"]
+# four made-up instruments: their factors' IC means nothing
+ic_drop = 3.0
 """
 
 
