@@ -6,6 +6,7 @@ Every stage takes a :class:`Platform`, a universe and the first and last calenda
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from qdag.store.qlib_bin import Verification
     from qdag.universes import Pool
 
-Report = Callable[[str, int, int], None]
+Report = Callable[[str, int, int, int], None]
+"""Is told the stage, how much of it is done, how much there is, and rows written so far."""
 PREVIEW_ROWS = 5
 SHOWN_SYMBOLS = 50
 CHUNK_SESSIONS = 250
@@ -50,7 +52,7 @@ INDUSTRY = "industry"
 """Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def _silent(stage: str, done: int, total: int, rows: int) -> None:
     """Report progress to nobody."""
 
 
@@ -62,6 +64,7 @@ class Platform:
     store: TableStore
     report: Report = _silent
     provenance: dict[str, str] = field(default_factory=dict)
+    written: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @classmethod
     def open(cls, settings: Settings, report: Report = _silent) -> "Platform":
@@ -71,6 +74,10 @@ class Platform:
     def for_run(self, run_id: str) -> "Platform":
         """The same platform, whose commits name a Dagster run."""
         return replace(self, provenance={**self.provenance, "dagster_run_id": run_id})
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Report progress, with the rows that the stage has written."""
+        self.report(stage, done, total, self.written[stage])
 
     def last_session(self, universe: str) -> date:
         """The last session of the universe that has closed."""
@@ -176,7 +183,10 @@ def _write(
         # begun anew when another process has changed the same files meanwhile
         nonlocal counter
         counter = _Counter(spec.values)
-        return counter.watch(ahead(batches()))
+        platform.written[spec.name] = 0
+        for batch in counter.watch(ahead(batches())):
+            platform.written[spec.name] += batch.num_rows
+            yield batch
 
     version = platform.store.version(spec.name)
     with _Meter() as meter:
@@ -482,7 +492,7 @@ def raw_ohlcv(
         patient = spec.source.model_copy(update={"failed_share": 1.0})
         spec = spec.model_copy(update={"instruments": tuple(asked.to_pylist()), "source": patient})
     with _Meter() as meter:
-        platform.report("raw_ohlcv", 0, 2)
+        platform.tell("raw_ohlcv", 0, 2)
         source = open_source(universe, spec, platform.settings.downloads)
         if isinstance(source, FileSource):
             hashes = source.hashes()
@@ -491,7 +501,7 @@ def raw_ohlcv(
                 return _unread(platform, universe, sessions, len(hashes), since)
         everything = platform.calendar(universe).between(spec.start, last)
         delivery = source.deliver(everything, first, last)
-        platform.report("raw_ohlcv", 1, 2)
+        platform.tell("raw_ohlcv", 1, 2)
         hashes = {file.source: file.sha256 for file in delivery.versions}
         mark = {deliveries.DELIVERY: deliveries.fingerprint(hashes, reading)} if hashes else {}
         told = replace(platform, provenance={**platform.provenance, **mark})
@@ -518,7 +528,7 @@ def raw_ohlcv(
             deliveries.record(platform.store, universe, first, last, files, reading, result.version, provenance)
         if found.first and found.last:
             record_raw(platform.store, universe, found.first, found.last, platform.provenance)
-        platform.report("raw_ohlcv", 2, 2)
+        platform.tell("raw_ohlcv", 2, 2)
     counts = pc.value_counts(delivery.quarantine["reason"]).to_pylist()
     extra = {
         "files": delivery.files,
@@ -566,7 +576,7 @@ def _unread(platform: Platform, universe: str, sessions: np.ndarray, files: int,
         "quarantined": platform.store.count("quarantine", universe, sessions[0].item(), sessions[-1].item()),
         "note": f"all files are as they were read for version {since}: not read again, nothing written",
     }
-    platform.report("raw_ohlcv", 2, 2)
+    platform.tell("raw_ohlcv", 2, 2)
     return _result("raw_ohlcv", universe, platform.store.version("raw_ohlcv"), counter, meter, extra)
 
 
@@ -660,13 +670,14 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
             members: list[Membership] = []
 
             def panels() -> Iterator[Panel]:
-                done = 0
-                platform.report("qlib_bin", done, len(written))
+                done = platform.written["qlib_bin"] = 0
+                platform.tell("qlib_bin", done, len(written))
                 for panel in read_panels(platform.store, universe, written, version=version, traded_before=before):
                     names.update(panel.instruments)
+                    platform.written["qlib_bin"] += int(np.count_nonzero(panel.traded()))
                     yield panel
                     done += panel.shape[1]
-                    platform.report("qlib_bin", done, len(written))
+                    platform.tell("qlib_bin", done, len(written))
 
             def pools(days: Mapping[str, tuple[date, date]], total: np.ndarray) -> "list[Pool]":
                 members.extend(memberships(platform, universe, days, total, version))
@@ -942,11 +953,11 @@ def _ends(sessions: np.ndarray) -> tuple[date, date]:
 def _chunks(platform: Platform, stage: str, sessions: np.ndarray) -> Iterator[np.ndarray]:
     """Some sessions at a time, so that memory does not grow with history; reports progress between them."""
     done = 0
-    platform.report(stage, done, len(sessions))
+    platform.tell(stage, done, len(sessions))
     for chunk in np.array_split(sessions, max(1, -(-len(sessions) // CHUNK_SESSIONS))):
         yield chunk
         done += len(chunk)
-        platform.report(stage, done, len(sessions))
+        platform.tell(stage, done, len(sessions))
 
 
 # -- factors ----------------------------------------------------------------------------------------------------------
@@ -1018,7 +1029,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
         features = _StoredMatrices(platform, universe, tables, panel)
         traded = panel.traded()
         done = 0
-        platform.report(spec.name, 0, len(features))
+        platform.tell(spec.name, 0, len(features))
         for batch in iter_factor_metrics(
             features,
             {h: known[f"label_{h}"] for h in settings.horizons},
@@ -1035,8 +1046,8 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
             yield batch
             if batch["pool"][0].as_py() == POOL:
                 done = min(len(features), done + len(pc.unique(batch["factor"])))
-                platform.report(spec.name, done, len(features))
-        platform.report(spec.name, len(features), len(features))
+                platform.tell(spec.name, done, len(features))
+        platform.tell(spec.name, len(features), len(features))
 
     result = _write(platform, spec, universe, sessions, batches, inputs=(*tables, "labels"))
     horizon = settings.training_for(universe).horizon
@@ -1090,7 +1101,7 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
     rows = instruments = 0
     with _Meter() as meter:
         for done, day in enumerate(days):
-            platform.report("trained_model", done, len(days))
+            platform.tell("trained_model", done, len(days))
             trained_on = np.array([day], "M8[D]")
             read = inputs_of(platform, universe, "trained_model", trained_on)
             model = train(settings, platform.store, universe, day)
@@ -1118,7 +1129,7 @@ def trained_model(platform: Platform, universe: str, start: date, end: date) -> 
                 "top_features": _frame_rows(model.importance.head(10)),
                 **({"warnings": "\n".join(model.warnings) + "\n"} if model.warnings else {}),
             }
-            platform.report("trained_model", done + 1, len(days))
+            platform.tell("trained_model", done + 1, len(days))
     return StageResult(
         table="trained_model",
         universe=universe,
@@ -1141,12 +1152,12 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
     extra = {} if len(sessions) else _empty(platform, universe)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        platform.report("predictions", 0, len(sessions))
+        platform.tell("predictions", 0, len(sessions))
         scored = predict(platform.settings, platform.store, universe, sessions)
         extra["models"] = _rows(["model", "sessions"], scored.models.items())
         extra["sessions_without_model"] = len(scored.without_model)
         extra["sessions_without_features"] = len(scored.without_features)
-        platform.report("predictions", len(sessions), len(sessions))
+        platform.tell("predictions", len(sessions), len(sessions))
         yield from scored.table.to_batches()
 
     result = _write(

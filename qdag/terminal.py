@@ -60,12 +60,26 @@ def launch(
     months: int,
     instruments: "Sequence[str] | None" = None,
 ) -> "Launched":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
-        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[memory]}"),
+        console=console,
     ) as progress:
-        loading = progress.add_task("loading", total=1)
+        loading = progress.add_task("loading", total=1, rows="", memory="")
         _quiet()
         from qdag.defs.launch import launch
 
@@ -81,13 +95,16 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _reporter(progress: Any) -> Callable[[str, int, int], None]:
+def _reporter(progress: Any) -> Callable[[str, int, int, int], None]:
+    from qdag.stages import memory_mib
+
     tasks: dict[str, Any] = {}
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int, rows: int) -> None:
         if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=total)
-        progress.update(tasks[stage], completed=done, total=total)
+            tasks[stage] = progress.add_task(stage, total=total, rows="", memory="")
+        told = {"rows": f"{rows:,} rows" if rows else "", "memory": f"{memory_mib():,.0f} MiB"}
+        progress.update(tasks[stage], completed=done, total=total, **told)
 
     return report
 

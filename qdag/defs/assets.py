@@ -90,18 +90,20 @@ def _asset(
 
 
 def _logged(context: dg.AssetExecutionContext, report: stages.Report) -> stages.Report:
-    """Report progress to the run's log too, now and then: done, in all, time left, memory."""
+    """Report progress to the run's log too, now and then: done, in all, rows, time left, memory."""
     began = shown = time.monotonic()
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def tell(stage: str, done: int, total: int, rows: int) -> None:
         nonlocal shown
-        report(stage, done, total)
+        report(stage, done, total, rows)
         now = time.monotonic()
         if 0 < done < total and now - shown >= PROGRESS_SECONDS:
             shown = now
             left = (now - began) / done * (total - done)
             used = stages.memory_mib()
-            context.log.info(f"{stage}: {done:,} of {total:,}, about {left:.0f} s left, {used:,.0f} MiB in memory")
+            context.log.info(
+                f"{stage}: {done:,} of {total:,}, {rows:,} rows, about {left:.0f} s left, {used:,.0f} MiB in memory"
+            )
 
     return tell
 
