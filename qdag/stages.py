@@ -878,7 +878,9 @@ def technical_indicators(platform: Platform, universe: str, start: date, end: da
             wanted = panel.window(begin, begin + len(chunk))
             yield from panel_batches(spec, universe, wanted, columns)
 
-    return _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
+    result = _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
+    platform.tell(spec.name, len(sessions), len(sessions))
+    return result
 
 
 def labels(platform: Platform, universe: str, start: date, end: date) -> StageResult:
@@ -941,6 +943,7 @@ def _expressions(
                 yield from panel_batches(spec, universe, wanted.rows(which), columns)
 
     result = _write(platform, spec, universe, sessions, batches, inputs=("raw_ohlcv",))
+    platform.tell(spec.name, len(sessions), len(sessions))
     if standing:
         result = replace(result, extra={**result.extra, "columns_computed": ", ".join(expressions) or "none"})
     return result
