@@ -284,12 +284,16 @@ def inputs_of(platform: Platform, universe: str, asset: str, sessions: np.ndarra
     part = calendar[max(0, first) : last + 1]
     digests = Lineage(platform.store, universe, part).inputs(reads)[np.searchsorted(part, sessions)]
     if asset == "factor_metrics":
-        # labels are read too; metrics of stale ones must not pass for what they are not. What later sessions will
-        # add to them is not known by these: at the end of a part of a history they are as they should be
-        calendar = calendar[calendar <= sessions[-1]]
+        # labels are read too; metrics of stale ones must not pass for what they are not. What later sessions add to
+        # labels is not known by these: they may have been computed without them, or with all of them
         chain = {name: reads_of(platform.settings, universe, name) for name in ("qlib_bin", "labels")}
         versions = {name: definition_version(platform.settings, name) for name in chain}
-        stale = Lineage(platform.store, universe, calendar).stale(chain, versions)["labels"].sessions
+
+        def stale_labels(known: np.ndarray) -> np.ndarray:
+            return Lineage(platform.store, universe, known).stale(chain, versions)["labels"].sessions
+
+        if len(stale := stale_labels(calendar[calendar <= sessions[-1]])):
+            stale = np.intersect1d(stale, stale_labels(calendar))
         at, bad = np.searchsorted(calendar, sessions), np.searchsorted(calendar, stale)
         past = max(read.past for read in reads)
         digests[np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)] ^= np.uint64(1)

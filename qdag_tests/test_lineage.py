@@ -88,6 +88,15 @@ def test_everything_is_missing_at_first_and_nothing_afterwards(tmp_path, filled)
     assert survey(filled, "toy").requests == []
 
 
+def test_metrics_may_be_computed_in_parts_when_all_labels_are_known(tmp_path):
+    platform = Platform.open(settings(tmp_path))
+    run(platform, ("raw_ohlcv", *TABLES), START, END)
+    sessions = platform.calendar("toy").between(START, END)
+    for part in np.array_split(sessions, 4):
+        run(platform, ("factor_metrics",), part[0].item(), part[-1].item())
+    assert not any(survey(platform, "toy").stale.values())
+
+
 def test_one_more_session_is_one_run_of_that_session(tmp_path):
     platform = Platform.open(settings(tmp_path))
     run(platform, ("raw_ohlcv",), START, date(2018, 12, 28))
