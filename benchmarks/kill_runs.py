@@ -5,7 +5,7 @@ server or (with ``--postgres``) the database server is killed by its process id 
 again after a while. In the end every table must equal an undisturbed build row by row, and every partition must count
 as materialized.
 
-    python -m benchmarks.kill_runs [--kills 20] [--postgres] [--sessions 400] [--chunk 20] [--seed 1]
+    python -m benchmarks.kill_runs [--kills 20] [--postgres] [--sessions 400] [--chunk 20] [--seed 1] [--only database]
 """
 
 import argparse
@@ -215,6 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--postgres", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=("worker", "daemon", "code server", "database"))
     parser.add_argument("--sessions", type=int, default=400)
     parser.add_argument("--chunk", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
@@ -234,7 +235,7 @@ def main() -> int:
     platform = Platform.open(settings)
     chance, began = random.Random(given.seed), time.monotonic()
     site = Site(folder, given.postgres)
-    kinds = ["worker", "worker", "daemon", "code server", *(["database"] if given.postgres else [])]
+    kinds = given.only or ["worker", "worker", "daemon", "code server", *(["database"] if given.postgres else [])]
     killed: list[str] = []
     print(
         f"{given.sessions} sessions x {len(NAMES)} instruments, chunks of {given.chunk}; "
@@ -253,7 +254,7 @@ def main() -> int:
                 kind = chance.choice(kinds)
                 pids = site.processes(kind)
                 if pids:
-                    pid, pause = chance.choice(pids), chance.uniform(0, DOWN_SECONDS if kind == "database" else 5)
+                    pid, pause = chance.choice(pids), DOWN_SECONDS if kind == "database" else chance.uniform(0, 5)
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                         killed.append(kind)
