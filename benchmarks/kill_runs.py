@@ -169,13 +169,16 @@ def chain() -> tuple[str, ...]:
     return ("raw_ohlcv", "qlib_bin", *features, "labels", "factor_metrics")
 
 
-def complete(platform: Any, days: np.ndarray) -> bool:
-    """All sessions are stored and nothing is stale, by the tables alone."""
+def complete(platform: Any, whole: Any) -> bool:
+    """All sessions of the undisturbed build are stored and nothing is stale, by the tables alone."""
     from qdag.refresh import survey
 
     tables = [t for t in chain() if t != "qlib_bin"]
-    if not all(platform.store.exists(t) and len(platform.store.sessions(t, "us")) == len(days) for t in tables):
-        return False
+    for table in tables:
+        if not platform.store.exists(table):
+            return False
+        if not np.array_equal(platform.store.sessions(table, "us"), whole.store.sessions(table, "us")):
+            return False
     seen = survey(platform, "us")
     return not seen.requests and not seen.blocked
 
@@ -267,7 +270,7 @@ def main() -> int:
             else:
                 site.restore()
                 time.sleep(2)
-            if complete(platform, days) and asked(active) == 0:
+            if complete(platform, whole) and asked(active) == 0:
                 short = [n for n, count in (asked(materialized) or {"?": 0}).items() if count != len(days)]
                 if not short:
                     break
@@ -280,7 +283,7 @@ def main() -> int:
         f"runs: {', '.join(f'{n} {s}' for s, n in runs.items())}"
     )
     print(f"\n{'asset':<22} {'rows':>9} {'rows undisturbed':>17} {'equal':>6} {'partitions':>11}")
-    good = complete(platform, days)
+    good = complete(platform, whole)
     for name in chain():
         if name == "qlib_bin":
             same, rows = same_files(settings.provider("us"), whole.settings.provider("us")), ("-", "-")
