@@ -24,7 +24,7 @@ from qdag import __version__, schema
 from qdag.engine import Panel, compute_blocks, plan
 from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
-from qdag.lineage import Lineage, Reads, forget, record, record_raw
+from qdag.lineage import Lineage, Reads, Stale, forget, record, record_raw
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences, row_digests
@@ -240,7 +240,8 @@ def _empty(platform: Platform, universe: str) -> dict[str, Any]:
 def reads_of(settings: Settings, universe: str, asset: str) -> tuple[Reads, ...]:
     """What a session of an asset reads: other assets' sessions before and after it. Empty for raw_ohlcv.
 
-    factor_metrics reads labels too, but only what had become known by its session, which is told by the provider.
+    factor_metrics reads labels too, but only what had become known by its session, which is told by the provider, and its
+    own sessions before; see ``inputs_of``.
     """
     reach = max(settings.horizons) + 1
     if asset == "qlib_bin":
@@ -284,17 +285,22 @@ def inputs_of(platform: Platform, universe: str, asset: str, sessions: np.ndarra
     part = calendar[max(0, first) : last + 1]
     digests = Lineage(platform.store, universe, part).inputs(reads)[np.searchsorted(part, sessions)]
     if asset == "factor_metrics":
-        # labels are read too; metrics of stale ones must not pass for what they are not. What later sessions add to
-        # labels is not known by these: they may have been computed without them, or with all of them
-        chain = {name: reads_of(platform.settings, universe, name) for name in ("qlib_bin", "labels")}
+        # labels are read too, and the metrics of the sessions before: what is computed from stale ones must not pass
+        # for what it is not. What later sessions add to labels is not known by these: they may have been computed
+        # without them, or with all of them
+        names = ("qlib_bin", *feature_tables(platform.settings), "labels", "factor_metrics")
+        chain = {name: reads_of(platform.settings, universe, name) for name in names}
         versions = {name: definition_version(platform.settings, name) for name in chain}
 
-        def stale_labels(known: np.ndarray) -> np.ndarray:
-            return Lineage(platform.store, universe, known).stale(chain, versions)["labels"].sessions
+        def stale(known: np.ndarray) -> dict[str, Stale]:
+            return Lineage(platform.store, universe, known).stale(chain, versions)
 
-        if len(stale := stale_labels(calendar[calendar <= sessions[-1]])):
-            stale = np.intersect1d(stale, stale_labels(calendar))
-        at, bad = np.searchsorted(calendar, sessions), np.searchsorted(calendar, stale)
+        found = stale(calendar[calendar <= sessions[-1]])
+        labels, own = found["labels"].sessions, found["factor_metrics"].sessions
+        if len(labels):
+            labels = np.intersect1d(labels, stale(calendar)["labels"].sessions)
+        bad = np.searchsorted(calendar, np.union1d(labels, own[own < sessions[0]]))
+        at = np.searchsorted(calendar, sessions)
         past = max(read.past for read in reads)
         digests[np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)] ^= np.uint64(1)
     return digests

@@ -97,6 +97,19 @@ def test_metrics_may_be_computed_in_parts_when_all_labels_are_known(tmp_path):
     assert not any(survey(platform, "toy").stale.values())
 
 
+def test_metrics_that_came_before_those_they_look_back_on_are_computed_again(tmp_path, filled):
+    """As when the run of an earlier part died and that of a later one went on."""
+    platform = Platform.open(settings(tmp_path))
+    run(platform, ("raw_ohlcv", *TABLES), START, END)
+    sessions = platform.calendar("toy").between(START, END)
+    early, late = np.array_split(sessions, 2)
+    for part in (late, early):
+        run(platform, ("factor_metrics",), part[0].item(), part[-1].item())
+    assert refresh(platform)
+    got, want = (p.store.read("factor_metrics", "toy") for p in (platform, filled))
+    assert got.equals(want)
+
+
 def test_one_more_session_is_one_run_of_that_session(tmp_path):
     platform = Platform.open(settings(tmp_path))
     run(platform, ("raw_ohlcv",), START, date(2018, 12, 28))
