@@ -240,8 +240,8 @@ def _empty(platform: Platform, universe: str) -> dict[str, Any]:
 def reads_of(settings: Settings, universe: str, asset: str) -> tuple[Reads, ...]:
     """What a session of an asset reads: other assets' sessions before and after it. Empty for raw_ohlcv.
 
-    factor_metrics reads labels too, but only what had become known by its session, which is told by the provider, and its
-    own sessions before; see ``inputs_of``.
+    factor_metrics reads labels too, but only what had become known by its session, which is told by the provider,
+    and its own sessions before; see ``inputs_of``.
     """
     reach = max(settings.horizons) + 1
     if asset == "qlib_bin":
