@@ -82,6 +82,10 @@ class TableStore:
     def __repr__(self) -> str:
         return f"TableStore({self.root!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # what was opened and read stays in its process
+        return {**self.__dict__, "_tables": {}, "_found": {}}
+
     def uri(self, name: str) -> str:
         """Path or URL of a table, readable by any Delta Lake reader."""
         return f"{self.root}/{_name('table', name)}"
