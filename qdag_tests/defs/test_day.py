@@ -3,9 +3,7 @@
 import hashlib
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,16 +13,15 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
-import yaml
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from qdag import schema, stages
 from qdag.defs.automation import BUSY
-from qdag.home import DAGSTER_YAML
 from qdag.refresh import survey
 from qdag.settings import load_settings
 from qdag.stages import Platform, reads_of
 from qdag.store.deliveries import delivered_hashes
+from qdag_tests import servers
 from qdag_tests.sinks import Webhook
 
 NAMES = ("AAA", "BBB", "CCC", "DDD")
@@ -124,39 +121,18 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Life
         (tmp_path / "qdag.toml").write_text(TOML.format(url=sink.url("alerts")))
         (tmp_path / "in").mkdir()
         home = tmp_path / "home" / "dagster"
-        home.mkdir(parents=True)
-        instance = yaml.safe_load(DAGSTER_YAML.read_text())
         # only the pace differs from what is delivered
-        instance["run_coordinator"]["config"]["dequeue_interval_seconds"] = 1
-        (home / "dagster.yaml").write_text(yaml.safe_dump(instance))
+        servers.write_instance(home, {"run_coordinator": {"dequeue_interval_seconds": 1}})
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("QDAG_", "DAGSTER_"))}
-        added = {"DAGSTER_HOME": str(home), "QDAG_CONFIG": str(tmp_path / "qdag.toml"), "OMP_WAIT_POLICY": "PASSIVE"}
+        added = {"DAGSTER_HOME": str(home), "QDAG_CONFIG": str(tmp_path / "qdag.toml"), **servers.ENVIRON}
         for name, value in added.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        # as in docker-compose.yml: code server and daemon are processes of their own
-        commands = [
-            ["dagster", "api", "grpc", "-m", "qdag.definitions", "-h", "127.0.0.1", "-p", port],
-            ["dagster._daemon", "run", "--grpc-port", port, "--grpc-host", "127.0.0.1"],
-        ]
         children = []
         # makes the databases, before several processes would
         one = Life(tmp_path)
         with (tmp_path / "daemon.log").open("w") as log:
-            for command in commands:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", *command],
-                    cwd=tmp_path,
-                    env=clean | added,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-                )
-                children.append(child)
+            for command in servers.commands(servers.free_port()).values():
+                children.append(servers.start(command, tmp_path, log, clean | added))
             try:
                 yield one, sink
             finally:
