@@ -45,6 +45,7 @@ Report = Callable[[str, int, int, int], None]
 PREVIEW_ROWS = 5
 SHOWN_SYMBOLS = 50
 CHUNK_SESSIONS = 250
+BATCH_ROWS = 1 << 16
 FUTURE_SESSIONS = 250
 FACTOR_BLOCK = 32
 POOL = "all"
@@ -609,7 +610,9 @@ def _correct(
     store, (start, end) = platform.store, (sessions[0].item(), sessions[-1].item())
     exists = store.exists(spec.name)
     if not exists or (any(p.num_rows for p in parts) and not store.count(spec.name, universe, start, end)):
-        result = _write(platform, spec, universe, sessions, lambda: (b for part in parts for b in part.to_batches()))
+        result = _write(
+            platform, spec, universe, sessions, lambda: (b for part in parts for b in part.to_batches(BATCH_ROWS))
+        )
         new = Differences(sessions_new=result.sessions, rows_new=result.rows, first=start, last=end)
         return result, new if result.rows else Differences()
     counter, found, begin = _Counter(spec.values), Differences(), start
@@ -644,7 +647,7 @@ def _correct(
             for part, first, last in spans:
                 if first <= (found.last or last) and last >= (found.first or first):
                     rows = wanted(part, store.read(spec.name, universe, first, last))
-                    yield from rows.filter(inside).to_batches()
+                    yield from rows.filter(inside).to_batches(BATCH_ROWS)
 
         _write(platform, spec, universe, np.array([found.first, found.last], "M8[D]"), batches)
     return _result(spec.name, universe, store.version(spec.name), counter, meter, {}), found

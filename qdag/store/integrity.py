@@ -63,9 +63,10 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
     """Check every file of the newest version, and of the given older ones that the table has.
 
     A file must be there, have the size that the log names, have the SHA-256 that was recorded when it was written, and
-    be readable to its last page with as many rows, and between the days, that the log names. Delta's Parquet writer
-    writes no page checksums, so without a recorded SHA-256 (tables written before it was recorded, or below an object
-    store URL) a changed bit inside a value is not noticed. A file without one that reads well gets one.
+    be readable to its last page with as many rows, and between the days, that the log names. Without a
+    recorded SHA-256 (below an object store URL) the checksums of the pages are compared; files that Delta's compaction
+    wrote have none, so there a changed bit inside a value is not noticed. A file without a SHA-256 that reads well gets
+    one.
     """
     try:
         newest = store.version(name)
@@ -136,7 +137,10 @@ def _read(filesystem: "FileSystem", file: dict[str, Any]) -> str | None:
 
     rows = 0
     first, last = None, None
-    with filesystem.open_input_file(file["path"]) as source, pq.ParquetFile(source) as parquet:
+    with (
+        filesystem.open_input_file(file["path"]) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as parquet,
+    ):
         for batch in parquet.iter_batches(READ_ROWS):
             batch.validate(full=True)
             rows += batch.num_rows

@@ -1,7 +1,6 @@
 """Rows to panels and back: dense (instruments x sessions) arrays against sorted Arrow tables; no file I/O here."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any, TypeVar
 
@@ -12,16 +11,16 @@ import pyarrow.compute as pc
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
 from qdag.schema import TableSpec
-from qdag.store.streams import ahead
+from qdag.store.streams import ahead, at_once
 from qdag.store.tables import TableStore
 
 T = TypeVar("T")
 ENGINE_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
-# about 0.5 GiB of work for 5,000 instruments; fewer sessions at a time cost more file openings, more gain nothing
-CHUNK_SESSIONS = 500
-# arrays worked on at once: NumPy copies and computes without the interpreter's lock
-THREADS = 2
+CHUNK_ROWS = 1 << 18
+"""Rows read at a time, about: some 300 MiB of work. More of them gain nothing."""
+CHUNK_SESSIONS = 21
+"""Fewest sessions read at a time: parts of a month would have its files opened again and again."""
 # days to look back for a last close, or ahead for a next one: nearly all instruments trade within the first reach
 REACHES = (31, 366, None)
 
@@ -67,8 +66,7 @@ def table_matrix(
 
 def _each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
     """The function of every item, of some at once."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(items, pool.map(function, items.values()), strict=True))
+    return dict(zip(items, at_once(function, items.values()), strict=True))
 
 
 def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -171,13 +169,14 @@ def read_panels(
     store: TableStore,
     universe: str,
     sessions: np.ndarray,
-    chunk_sessions: int = CHUNK_SESSIONS,
+    chunk_sessions: int | None = None,
     instruments: Sequence[str] | None = None,
     fields: Iterable[str] = ENGINE_FIELDS,
     version: int | None = None,
     traded_before: Collection[str] | None = None,
 ) -> Iterator[Panel]:
-    """``read_panel`` a few sessions at a time: the same values, in memory that does not grow with the history.
+    """``read_panel`` some sessions at a time (None: about ``CHUNK_ROWS`` rows): the same values, in memory that does
+    not grow with the history.
 
     Each panel has the instruments with a row in its own sessions (or the given ones), sorted. All are read from one
     version of the table. ``traded_before``: instruments that may have a row before the first session; for others no
@@ -185,9 +184,10 @@ def read_panels(
     """
     sessions = np.asarray(sessions, "datetime64[D]")
     fields = _known_fields(fields)
-    if chunk_sessions < 1:
+    if chunk_sessions is not None and chunk_sessions < 1:
         raise StoreError(f"chunk_sessions must be at least 1, got {chunk_sessions}")
     version = store.version("raw_ohlcv") if version is None else version
+    chunk_sessions = chunk_sessions or _chunk_sessions(store, universe, sessions, version)
     closes: dict[str, float] = {}
     chunks = [sessions[low : low + chunk_sessions] for low in range(0, len(sessions), chunk_sessions)]
     raws = ahead((_raw(store, universe, chunk, instruments, version) for chunk in chunks), 1)
@@ -213,6 +213,15 @@ def read_panels(
         last = np.where(any_row, len(chunk) - 1 - exists[:, ::-1].argmax(axis=1), -1)
         arrays = _each(_float32, {name: adjusted[name] for name in fields})
         yield Panel(names, chunk, arrays, first=first, last=last)
+
+
+def _chunk_sessions(store: TableStore, universe: str, sessions: np.ndarray, version: int | None) -> int:
+    if len(sessions) <= CHUNK_SESSIONS:
+        return CHUNK_SESSIONS
+    files = store.files("raw_ohlcv", version)
+    days = (pc.field("last") >= sessions[0].item()) & (pc.field("first") <= sessions[-1].item())
+    rows = pc.sum(files.filter((pc.field("universe") == universe) & days)["rows"]).as_py() or 0
+    return max(CHUNK_SESSIONS, CHUNK_ROWS * len(sessions) // max(rows, 1))
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

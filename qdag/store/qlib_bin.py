@@ -492,7 +492,7 @@ class _Scratch:
             block = np.empty((len(rows), len(FILES), panel.shape[1]), "<f4")
             for k, name in enumerate(ENGINE_FIELDS):
                 block[:, k] = panel[name][rows]
-            self._file.write(block.tobytes())
+            self._file.write(block.data)
         self.width += panel.shape[1]
         self.names.update(names)
 

@@ -1,21 +1,22 @@
-"""Making things while what was made before is being used."""
+"""Making things while what was made before is being used, and some at once."""
 
+import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 AHEAD = 4
+THREADS = 2
 
 
 def ahead(items: Iterator[T], most: int = AHEAD) -> Iterator[T]:
-    """Make items in a thread, a few ahead of the writer.
-
-    Delta's writer pulls from inside its own runtime, where the store cannot be read; and computing goes on while one
-    writes.
-    """
+    """Make items in a thread, a few ahead of who uses them: computing goes on while one writes."""
     waiting: queue.Queue[T | BaseException | None] = queue.Queue(most)
     stopped = threading.Event()
 
@@ -44,3 +45,18 @@ def ahead(items: Iterator[T], most: int = AHEAD) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def at_once(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """The function of every item, in their order, ``THREADS`` at a time; the function must not call this itself.
+
+    The threads stay: each new one would take memory of its own from the system, and what large arrays leave in it is
+    hardly ever given back.
+    """
+    return _workers(os.getpid()).map(function, items)
+
+
+@lru_cache(1)
+def _workers(process: int) -> ThreadPoolExecutor:
+    # a forked process has none of its parent's threads
+    return ThreadPoolExecutor(THREADS, "qdag-store")

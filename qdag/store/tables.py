@@ -10,11 +10,12 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -26,25 +27,23 @@ from qdag.errors import MissingDataError, StoreError, UnknownNameError, unknown
 from qdag.schema import TableSpec
 from qdag.settings import NAME_PATTERN
 from qdag.store.files import write_text
+from qdag.store.streams import at_once
+from qdag.store.writing import PARTITIONS, DataFile, Writing, check_schema, month_of, plain
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
     from deltalake import DeltaTable, PostCommitHookProperties
+    from deltalake.transaction import RemoveAction
     from pyarrow.fs import FileSystem
 
 T = TypeVar("T")
-PARTITIONS = ("universe", "month")
 CHECKPOINT_EVERY = 50
-FILE_BYTES = 16 << 20
-"""A file is closed beyond this size: the writer keeps one open per month, whole, until the commit."""
 REMEMBERED, REMEMBERED_BYTES = 64, 1 << 20
 """Most results of reading that a store keeps, and the largest: pages and checks read the same small tables often."""
-READERS = 2
 COLUMN_MONTHS = 64
 """So many columns times months are read and sorted as one part: few calls for narrow tables, little memory for wide."""
 ATTEMPTS = 30
 LAYOUT = pa.field("month", pa.string(), nullable=False)
-_MONTH, _YEAR = "%Y-%m", "%Y-01"
 # an old version that is kept must stay readable, whatever its age: no writer may trim the log
 KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # Delta readers and Delta's own vacuum leave folders alone that begin with an underscore
@@ -60,6 +59,51 @@ class _Commit:
     version: int
     inode: int
     changed: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a write replaces: rows of a universe from ``start`` to ``end``, all or those with a value in a column."""
+
+    universe: str
+    start: date
+    end: date
+    match: tuple[str, str] | None
+
+    def told(self) -> dict[str, str]:
+        narrowed = {"match": "=".join(self.match)} if self.match else {}
+        return {"universe": self.universe, "start": str(self.start), "end": str(self.end), **narrowed}
+
+    def share(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> str:
+        """How many rows of a file of this universe are inside: "none", "whole", or "part", which may be any number.
+
+        By the file's least and greatest keys, dates in ISO form or as they are; what is missing is unknown.
+        """
+        spans = [("date", str(self.start), str(self.end))]
+        if self.match:
+            spans.append((self.match[0], self.match[1], self.match[1]))
+        whole = True
+        for key, first, last in spans:
+            least, greatest = (None if e.get(key) is None else str(e[key]) for e in (low, high))
+            if least is None or greatest is None:
+                whole = False
+            elif least > last or greatest < first:
+                return "none"
+            else:
+                whole &= first <= least and greatest <= last
+        return "whole" if whole else "part"
+
+    def changed_by(self, action: Mapping[str, Any], taken: Collection[str]) -> bool:
+        """Whether another commit's action touches rows of this place, the files to be ``taken`` out, or the columns."""
+        if "metaData" in action or "protocol" in action:
+            return True
+        if removed := action.get("remove"):
+            return removed["path"] in taken
+        if added := action.get("add"):
+            stats = json.loads(added.get("stats") or "{}")
+            ends = (stats.get(side, {}) for side in ("minValues", "maxValues"))
+            return added["partitionValues"]["universe"] == self.universe and self.share(*ends) != "none"
+        return False
 
 
 class TableStore:
@@ -109,8 +153,9 @@ class TableStore:
         a one-shot iterator cannot be, so a conflict that the log itself cannot resolve raises. Batches are checked
         while they stream: a failure leaves the table as it was.
 
-        Columns that ``spec`` has gained are added (null in older rows); columns that it has lost stay, null in the
-        rows written from now on. A changed type and a new column that may not be null are refused.
+        Columns that ``spec`` has gained are added first, in a commit of their own (null in older rows); columns that it
+        has lost stay, null in the rows written from now on. A changed type and a new column that may not be null are
+        refused.
 
         Raises
         ------
@@ -118,90 +163,154 @@ class TableStore:
             Missing, extra or mistyped columns, rows outside the range or the universe, duplicate keys, nulls where
             none are allowed, a conflict that outlasts all attempts.
         """
-        from deltalake import (
-            ColumnProperties,
-            CommitProperties,
-            WriterProperties,
-            write_deltalake,
-        )
-        from deltalake.exceptions import CommitFailedError, DeltaError
-
         _name("universe", universe)
         start, end = _day(start), _day(end)
         if start > end:
             raise StoreError(f"range {start}..{end} of table {spec.name!r} is reversed; give start <= end")
         if isinstance(data, pa.Table):
-            _check_schema(spec, data.schema)
-        first_month = _YEAR if spec.yearly else _MONTH
-        predicate = (
-            f"universe = '{universe}' AND month >= '{start:{first_month}}' AND month <= '{end:{_MONTH}}' "
-            f"AND date >= DATE '{start}' AND date <= DATE '{end}'"
-        )
+            check_schema(spec, data.schema)
         if match is not None:
-            column, value = (_name("column", match[0]), _name("value", match[1]))
-            predicate += f" AND \"{column}\" = '{value}'"
+            match = (_name("column", match[0]), _name("value", match[1]))
         again = isinstance(data, pa.Table | Sequence) or callable(data)
-        # floats hardly ever repeat: trying a dictionary on them takes three times as long and twice the memory
-        texts = [c.name for c in spec.columns if c.name in spec.keys or c.dtype == "string"]
-        layout = WriterProperties(
-            default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE"),
-            column_properties={
-                n: ColumnProperties(dictionary_enabled=True, statistics_enabled="CHUNK")
-                for n in texts
-                if n != "universe"
-            },
-        )
+        place = _Place(universe, start, end, match)
         for attempt in range(ATTEMPTS):
-            table = self._create(spec)
-            self._check_evolution(spec, table)
+            table = self._grown(spec, self._create(spec))
+            old, survivors = self._overlapping(spec.name, table, place)
             source = data() if callable(data) else data
             source = source.to_batches(max_chunksize=1 << 16) if isinstance(source, pa.Table) else source
-            checked = _Checked(spec, universe, start, end, match)
-            reader = pa.RecordBatchReader.from_batches(checked.schema, checked.batches(source))
+            writing = Writing(spec, universe, start, end, match, self.filesystem(spec.name))
+            added = writing.write(source, survivors)
+            told = {**_provenance(provenance), **place.told(), "rows": writing.rows}
+            version = self._commit(spec.name, table, place, added, old, told)
+            if version is not None:
+                self.record(spec.name, version, {file.path: file.sha256 for file in added})
+                return version
+            writing.discard()
+            if not again:
+                raise StoreError(
+                    f"another writer changed {start}..{end} of {universe!r} in table {spec.name!r} meanwhile and the "
+                    f"stream of batches cannot be read twice; write the range again"
+                )
+            time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+        raise StoreError(
+            f"table {spec.name!r} was changed by other writers on each of {ATTEMPTS} attempts; "
+            f"write {start}..{end} of {universe!r} again when they have finished"
+        )
+
+    def _overlapping(
+        self, name: str, table: "DeltaTable", place: "_Place"
+    ) -> "tuple[list[RemoveAction], dict[str, Callable[[], pa.Table]]]":
+        """Files of a table that hold rows of a place; and, by month, how to read their other rows, which stay."""
+        from deltalake.transaction import RemoveAction
+
+        files = pa.table(table.get_add_actions(flatten=True))
+        if not files.num_rows:
+            return [], {}
+        months = pc.field("partition.month")
+        low, high = month_of(place.start, yearly=True), month_of(place.end, yearly=False)
+        files = files.filter((pc.field("partition.universe") == place.universe) & (months >= low) & (months <= high))
+        now, old = time.time_ns() // 10**6, []
+        partly: dict[str, list[str]] = {}
+        folder = self.filesystem(name)
+
+        def inside(rows: pa.Table) -> pa.ChunkedArray:
+            dates = rows["date"]
+            found = pc.and_(
+                pc.greater_equal(dates, pa.scalar(place.start, pa.date32())),
+                pc.less_equal(dates, pa.scalar(place.end, pa.date32())),
+            )
+            return pc.and_(found, pc.equal(rows[place.match[0]], place.match[1])) if place.match else found
+
+        for file in files.to_pylist():
+            ends = ({k[4:]: v for k, v in file.items() if k.startswith(side)} for side in ("min.", "max."))
+            share = place.share(*ends)
+            if share == "part":
+                columns = ["date", *(place.match or ())[:1]]
+                held = inside(_stored_rows(folder, file["path"], columns))
+                share = "whole" if pc.all(held).as_py() else "part" if pc.any(held).as_py() else "none"
+            if share != "none":
+                partition = {"universe": place.universe, "month": file["partition.month"]}
+                old.append(RemoveAction(file["path"], True, now, file["size_bytes"], partition))
+            if share == "part":
+                partly.setdefault(file["partition.month"], []).append(file["path"])
+
+        def survivors(paths: Sequence[str]) -> pa.Table:
+            parts = [_stored_rows(folder, path) for path in paths]
+            parts = [rows.filter(pc.invert(inside(rows))) for rows in parts]
+            return pa.concat_tables(parts, promote_options="default")
+
+        return old, {month: partial(survivors, paths) for month, paths in partly.items()}
+
+    def _commit(
+        self,
+        name: str,
+        table: "DeltaTable",
+        place: "_Place",
+        added: Sequence[DataFile],
+        old: "Sequence[RemoveAction]",
+        told: dict[str, Any],
+    ) -> int | None:
+        """Put files into a table and take others out; None where another writer changed the place meanwhile.
+
+        Delta's own resolution of conflicts does not know which rows a write replaces; commits to other places are let
+        pass here.
+        """
+        from deltalake import CommitProperties
+        from deltalake.exceptions import DeltaError
+        from deltalake.transaction import AddAction
+
+        actions = [
+            AddAction(
+                path=file.path,
+                size=file.size,
+                partition_values={"universe": place.universe, "month": file.month},
+                modification_time=time.time_ns() // 10**6,
+                data_change=True,
+                stats=json.dumps(
+                    {
+                        "numRecords": file.rows,
+                        "minValues": file.low,
+                        "maxValues": file.high,
+                        "nullCount": dict.fromkeys(file.low, 0),
+                    },
+                    default=str,
+                ),
+            )
+            for file in added
+        ]
+        taken, mark = {action.path for action in old}, uuid.uuid4().hex
+        for attempt in range(ATTEMPTS):
             try:
-                write_deltalake(
-                    table,
-                    reader,
-                    mode="overwrite",
-                    schema_mode="merge",
-                    predicate=predicate,
-                    target_file_size=FILE_BYTES,
-                    writer_properties=layout,
-                    commit_properties=CommitProperties(
-                        custom_metadata={
-                            **_provenance(provenance),
-                            "universe": universe,
-                            "start": start.isoformat(),
-                            "end": end.isoformat(),
-                            **({"match": f"{match[0]}={match[1]}"} if match else {}),
-                        },
-                        max_commit_retries=ATTEMPTS,
-                    ),
+                table.create_write_transaction(
+                    [*actions, *old],
+                    mode="append",
+                    schema=table.schema(),
+                    partition_by=list(PARTITIONS),
+                    commit_properties=CommitProperties(custom_metadata={**told, "write": mark}, max_commit_retries=0),
                     post_commithook_properties=_keep_log(),
                 )
-            except Exception as error:
-                # deltalake reports an exception of the stream as its own; the first cause is the one to tell
-                if checked.error is not None:
-                    raise checked.error from None
-                if not isinstance(error, CommitFailedError | DeltaError) or not _conflict(error):
-                    if isinstance(error, DeltaError):
-                        raise StoreError(f"table {spec.name!r} cannot be written: {error}") from error
-                    raise
-                if not again:
+                return table.version() + 1
+            except DeltaError as error:
+                newest = self._table(name, fresh=True)
+                for version in range(table.version() + 1, newest.version() + 1):
+                    logged = self._actions(name, version)
+                    # committed, and only what follows a commit has failed
+                    if any(action.get("commitInfo", {}).get("write") == mark for action in logged):
+                        return version
+                    if any(place.changed_by(action, taken) for action in logged):
+                        return None
+                if newest.version() == table.version() or attempt == ATTEMPTS - 1:
                     raise StoreError(
-                        f"another writer changed table {spec.name!r} meanwhile and the stream of batches cannot be "
-                        f"read twice; write {start}..{end} of {universe!r} again ({error})"
+                        f"table {name!r} cannot be written ({attempt + 1} attempts to commit version "
+                        f"{newest.version() + 1}): {error}"
                     ) from error
-                if attempt == ATTEMPTS - 1:
-                    raise StoreError(
-                        f"table {spec.name!r} was changed by other writers on each of {ATTEMPTS} attempts; "
-                        f"write {start}..{end} of {universe!r} again when they have finished ({error})"
-                    ) from error
+                table = newest
                 time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
-                continue
-            self._record(spec.name, table.version())
-            return table.version()
         raise AssertionError("unreachable")
+
+    def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
+        with self.filesystem(name).open_input_stream(f"{LOG}/{version:020d}.json") as stream:
+            return [json.loads(line) for line in bytes(stream.read()).splitlines()]
 
     def _create(self, spec: TableSpec) -> "DeltaTable":
         from deltalake import DeltaTable
@@ -285,21 +394,36 @@ class TableStore:
             raise MissingDataError(f"table {name!r} is not stored yet; materialize it first. Stored tables: {known}.")
         return table
 
-    def _check_evolution(self, spec: TableSpec, table: "DeltaTable") -> None:
-        stored = {f.name: f for f in pa.schema(table.schema().to_arrow())}
-        for field in _stored_schema(spec):
-            have = stored.get(field.name)
-            if have is None:
-                if not field.nullable:
+    def _grown(self, spec: TableSpec, table: "DeltaTable") -> "DeltaTable":
+        """The table with all columns of ``spec``; new ones are added in a commit of their own."""
+        from deltalake import Schema
+
+        def new(table: "DeltaTable") -> list[pa.Field]:
+            stored = {f.name: f for f in pa.schema(table.schema().to_arrow())}
+            for field in _stored_schema(spec):
+                have = stored.get(field.name)
+                if have is None and not field.nullable:
                     raise StoreError(
                         f"column {field.name!r} of table {spec.name!r} is new and may not be null, but stored rows "
                         f"have no value for it; make it nullable or delete the table and compute it again"
                     )
-            elif _plain(have.type) != field.type:
-                raise StoreError(
-                    f"column {field.name!r} of table {spec.name!r} is stored as {have.type} but declared {field.type}; "
-                    f"give the column a new name or delete the table and compute it again"
+                if have is not None and plain(have.type) != field.type:
+                    raise StoreError(
+                        f"column {field.name!r} of table {spec.name!r} is stored as {have.type} but declared "
+                        f"{field.type}; give the column a new name or delete the table and compute it again"
+                    )
+            return [field for field in _stored_schema(spec) if field.name not in stored]
+
+        def add(table: "DeltaTable") -> None:
+            if fields := new(table):
+                table.alter.add_columns(
+                    Schema.from_arrow(pa.schema(fields)).fields, post_commithook_properties=_keep_log()
                 )
+
+        if not new(table):
+            return table
+        self._maintain(spec.name, "addition of columns", add)
+        return self._table(spec.name, fresh=True)
 
     def read(
         self,
@@ -369,13 +493,20 @@ class TableStore:
         def ordered(some: Sequence[str]) -> pa.Table:
             fragments = [fragment for month in some for fragment in months[month]]
             files = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-            part = _with_types(files.to_table(columns=[*wanted, *extra], filter=condition))
+            part = _with_types(files.to_table([*wanted, *extra], condition, fragment_scan_options=_whole_pages()))
             return part if _in_order(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
         step, every = max(1, COLUMN_MONTHS // len([*wanted, *extra])), sorted(months)
-        with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(ordered, [every[at : at + step] for at in range(0, len(every), step)])
+        found = at_once(ordered, [every[at : at + step] for at in range(0, len(every), step)])
+        try:
             parts = [part for part in found if part.num_rows]
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"table {name!r} cannot be read: {error}; `qdag data verify` tells which files are damaged, with "
+                f"--repair their sessions are computed again"
+            ) from error
         if not parts:
             parts = [_with_types(dataset.schema.empty_table().select([*wanted, *extra]))]
         rows = pa.concat_tables(parts)
@@ -397,10 +528,10 @@ class TableStore:
         condition = pads.field("universe") == universe
         if start is not None:
             # whichever way the table is partitioned; the rest is told by the dates of each file
-            partitions.append(("month", ">=", f"{start:{_YEAR}}"))
+            partitions.append(("month", ">=", month_of(start, yearly=True)))
             condition &= pads.field("date") >= pa.scalar(start, pa.date32())
         if end is not None:
-            partitions.append(("month", "<=", f"{end:{_MONTH}}"))
+            partitions.append(("month", "<=", month_of(end, yearly=False)))
             condition &= pads.field("date") <= pa.scalar(end, pa.date32())
         if instruments is not None:
             if isinstance(instruments, str):
@@ -485,20 +616,17 @@ class TableStore:
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (UTC), operation, provenance (empty where none was given), the
-        universe, start, end and match that a write replaced (None for other operations), and Delta's own metrics."""
+        universe, start, end and match that a write replaced, and the rows it brought (None for other operations)."""
         # read from the log itself: deltalake numbers its history wrongly while others commit
         from pyarrow.fs import FileSelector
 
         self._table(name)
-        filesystem = self.filesystem(name)
         found = []
-        for file in filesystem.get_file_info(FileSelector(LOG)):
+        for file in self.filesystem(name).get_file_info(FileSelector(LOG)):
             if not re.fullmatch(r"\d{20}\.json", file.base_name):
                 continue
-            row: dict[str, Any]
-            with filesystem.open_input_stream(file.path) as stream:
-                actions = (json.loads(line) for line in bytes(stream.read()).splitlines() if b'"commitInfo"' in line)
-                row = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            actions = self._actions(name, int(file.base_name[:20]))
+            row: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
             found.append(
                 {
                     "version": int(file.base_name[:20]),
@@ -509,7 +637,7 @@ class TableStore:
                     "start": date.fromisoformat(row["start"]) if "start" in row else None,
                     "end": date.fromisoformat(row["end"]) if "end" in row else None,
                     "match": row.get("match"),
-                    "metrics": row.get("operationMetrics", {}),
+                    "rows": row.get("rows", row.get("operationMetrics", {}).get("num_added_rows")),
                 }
             )
         return sorted(found, key=lambda commit: commit["version"], reverse=True)
@@ -714,112 +842,23 @@ class TableStore:
                 file.unlink()
 
 
-class _Checked:
-    """Checks batches while they stream into a write and adds the month; keys are kept for the duplicate check."""
-
-    def __init__(self, spec: TableSpec, universe: str, start: date, end: date, match: tuple[str, str] | None = None):
-        self.spec, self.universe, self.start, self.end, self.match = spec, universe, start, end, match
-        self.schema = _stored_schema(spec)
-        self.error: BaseException | None = None
-
-    def batches(self, source: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        try:
-            keys = []
-            for batch in source:
-                checked = self._batch(batch)
-                if checked.num_rows:
-                    keys.append(pa.table({k: _encoded(checked.column(k)) for k in self.spec.keys}))
-                    yield checked
-            self._unique(keys)
-        except BaseException as error:
-            self.error = error
-            raise
-
-    def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        spec = self.spec
-        _check_schema(spec, batch.schema)
-        columns = [batch.column(f.name) for f in spec.arrow()]
-        columns = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, spec.arrow(), strict=True)]
-        batch = pa.record_batch(columns, names=[c.name for c in spec.columns])
-        if batch.num_rows == 0:
-            return pa.RecordBatch.from_pylist([], schema=self.schema)
-        for column in spec.columns:
-            if not column.nullable:
-                missing = pc.is_null(batch.column(column.name), nan_is_null=True)
-                if n := pc.sum(missing).as_py():
-                    row = batch.filter(missing).slice(0, 1).select(list(spec.keys)).to_pylist()[0]
-                    raise StoreError(
-                        f"column {column.name!r} of table {spec.name!r} must have a value; {n} rows have none, first "
-                        f"{_show(row)}; drop or quarantine them"
-                    )
-        strange = pc.not_equal(batch.column("universe"), self.universe)
-        if n := pc.sum(strange).as_py():
-            other = batch.column("universe").filter(strange)[0].as_py()
-            raise StoreError(
-                f"{n} rows for table {spec.name!r} are of universe {other!r}, but {self.universe!r} is being replaced; "
-                f"write each universe on its own"
-            )
-        if self.match is not None:
-            column_name, value = self.match
-            if n := pc.sum(pc.not_equal(batch.column(column_name), value)).as_py():
-                raise StoreError(
-                    f"{n} rows for table {spec.name!r} do not have {column_name} {value!r}; write it alone"
-                )
-        dates = batch.column("date")
-        first, last = pa.scalar(self.start, pa.date32()), pa.scalar(self.end, pa.date32())
-        outside = pc.or_(pc.less(dates, first), pc.greater(dates, last))
-        if n := pc.sum(outside).as_py():
-            day = dates.filter(outside)[0].as_py()
-            raise StoreError(
-                f"{n} rows for table {spec.name!r} lie outside the replaced range {self.start}..{self.end}, first "
-                f"{day}; widen the range or drop the rows"
-            )
-        month = pc.cast(pc.strftime(dates, format=_YEAR if spec.yearly else _MONTH), pa.string())
-        return pa.record_batch([*batch.columns, month], schema=self.schema)
-
-    def _unique(self, keys: list[pa.Table]) -> None:
-        if not keys:
-            return
-        table = pa.concat_tables(keys).unify_dictionaries().combine_chunks()
-        code = np.zeros(table.num_rows, np.int64)
-        for name in self.spec.keys:
-            values = pc.dictionary_encode(table[name]) if not pa.types.is_dictionary(table[name].type) else table[name]
-            values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-            # ranks of what came before keep the code below rows x values: no overflow whatever the number of keys
-            code = np.unique(code, return_inverse=True)[1] if code.max(initial=0) > 1 << 31 else code
-            code = code * max(len(values.dictionary), 1) + values.indices.to_numpy()
-        order = np.sort(code)
-        if np.any(same := order[1:] == order[:-1]):
-            twice = np.flatnonzero(code == order[1:][same][0])
-            row = table.slice(int(twice[0]), 1).to_pylist()[0]
-            raise StoreError(
-                f"table {self.spec.name!r} would get {int(same.sum())} rows with a key that is already in the write, "
-                f"first {_show(row)}; keep one row per {', '.join(self.spec.keys)}"
-            )
-
-
-def _check_schema(spec: TableSpec, schema: pa.Schema) -> None:
-    names = schema.names
-    declared = spec.arrow()
-    problems = []
-    if missing := [n for n in declared.names if n not in names]:
-        problems.append(f"missing columns {missing}")
-    if extra := [n for n in names if n not in declared.names]:
-        problems.append(f"extra columns {extra}")
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        problems.append(f"repeated columns {twice}")
-    else:
-        problems += [
-            f"column {f.name!r} is {schema.field(f.name).type} instead of {f.type}"
-            for f in declared
-            if f.name in names and _plain(schema.field(f.name).type) != f.type
-        ]
-    if problems:
-        raise StoreError(f"data does not fit table {spec.name!r}: {'; '.join(problems)}; fit it to the table's schema")
-
-
 def _stored_schema(spec: TableSpec) -> pa.Schema:
     return spec.arrow().append(LAYOUT)
+
+
+def _whole_pages() -> "pads.ParquetFragmentScanOptions":
+    """A page that is not what was written is an error, not another value."""
+    import pyarrow.dataset as pads
+
+    return pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+
+
+def _stored_rows(folder: "FileSystem", path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with folder.open_input_file(path) as file:
+        chosen = None if columns is None else list(columns)
+        return _with_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
 
 
 def _in_order(table: pa.Table, keys: Sequence[str]) -> bool:
@@ -835,22 +874,9 @@ def _in_order(table: pa.Table, keys: Sequence[str]) -> bool:
     return True
 
 
-def _plain(dtype: pa.DataType) -> pa.DataType:
-    """The same values' simplest type: how strings are encoded in memory is no property of a table."""
-    if pa.types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
-        return pa.string()
-    return dtype
-
-
 def _with_types(table: pa.Table) -> pa.Table:
-    fields = [pa.field(f.name, _plain(f.type)) for f in table.schema]
-    return table.cast(pa.schema(fields)) if any(f.type != _plain(f.type) for f in table.schema) else table
-
-
-def _encoded(values: pa.Array) -> pa.Array:
-    return values.dictionary_encode() if pa.types.is_string(values.type) else values
+    fields = [pa.field(f.name, plain(f.type)) for f in table.schema]
+    return table.cast(pa.schema(fields)) if any(f.type != plain(f.type) for f in table.schema) else table
 
 
 def _columns(table: "DeltaTable") -> list[str]:
@@ -918,7 +944,3 @@ def _day(day: date) -> date:
 
 def _dates(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).astype("datetime64[D]") if len(values) else np.array([], "M8[D]")
-
-
-def _show(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in row.items())

@@ -27,7 +27,8 @@ class Version:
     Attributes
     ----------
     time : when it was committed, UTC
-    operation : Delta's word: WRITE, RESTORE, OPTIMIZE (compaction), VACUUM START, VACUUM END, FSCK, CREATE TABLE
+    operation : Delta's word: WRITE, ADD COLUMN, RESTORE, OPTIMIZE (compaction), VACUUM START, VACUUM END, FSCK,
+        CREATE TABLE
     universe, start, end : what a write replaced; None for other operations
     match : ``column=value`` where a write replaced only rows with that value
     rows : rows that a write brought, without those that were only copied; None for other operations
@@ -63,7 +64,7 @@ def versions(store: TableStore, name: str, limit: int | None = None) -> list[Ver
             start=commit["start"],
             end=commit["end"],
             match=commit["match"],
-            rows=commit["metrics"].get("num_added_rows") if commit["operation"] == "WRITE" else None,
+            rows=commit["rows"],
             run=commit["provenance"].get(RUN),
             inputs={
                 key.removeprefix(INPUT): int(value)
