@@ -206,9 +206,13 @@ class TableStore:
         files = pa.table(table.get_add_actions(flatten=True))
         if not files.num_rows:
             return [], {}
-        months = pc.field("partition.month")
-        low, high = month_of(place.start, yearly=True), month_of(place.end, yearly=False)
-        files = files.filter((pc.field("partition.universe") == place.universe) & (months >= low) & (months <= high))
+        near = pc.field("partition.universe") == place.universe
+        # what has no statistics may hold any day
+        for side, bound in (("min.date", pc.less_equal), ("max.date", pc.greater_equal)):
+            if side in files.column_names:
+                limit = place.end if side == "min.date" else place.start
+                near &= bound(pc.field(side), pa.scalar(limit, pa.date32())) | pc.field(side).is_null()
+        files = files.filter(near)
         now, old = time.time_ns() // 10**6, []
         partly: dict[str, list[str]] = {}
         folder = self.filesystem(name)

@@ -154,8 +154,8 @@ class Writing:
 
     def _merged(self, table: pa.Table, stored: pa.Table) -> pa.Table:
         """New rows and those that stay, in order; a column that either has not is null there."""
-        names = [*table.column_names, *(n for n in stored.column_names if n not in table.column_names)]
         both = pa.concat_tables([stored, table], promote_options="default") if table.num_rows else stored
+        names = [*table.column_names, *(n for n in stored.column_names if n not in table.column_names)]
         keys = sorted((k for k in self.spec.keys if k not in PARTITIONS), key=lambda k: k != "date")
         return both.select([n for n in names if n in both.column_names]).sort_by([(k, "ascending") for k in keys])
 

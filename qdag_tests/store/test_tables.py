@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -82,29 +83,40 @@ def test_zero_rows_empty_a_range_and_may_create_a_table(store):
     assert stored(store) == []
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.data())
-def test_equals_a_dictionary(tmp_path_factory, data):
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.booleans())
+def test_equals_a_dictionary(tmp_path_factory, data, yearly):
+    """Any sequence of replacements, of all instruments or of one, over the turn of a month and of a year."""
     store = TableStore(tmp_path_factory.mktemp("store"))
+    spec = replace(SPEC, yearly=yearly)
+    first = data.draw(st.sampled_from([DAY, date(2019, 12, 29)]))
     model = {}
-    for _ in range(4):
+
+    def on(n):
+        return first + timedelta(days=n)
+
+    for _ in range(5):
         start, length = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 4))
+        one = data.draw(st.none() | st.sampled_from(["a", "b"]))
         cells = data.draw(
             st.dictionaries(
-                st.tuples(st.integers(start, start + length - 1), st.sampled_from(["NA", "TRUE", "Z"])),
+                st.tuples(
+                    st.integers(start, start + length - 1), st.sampled_from([one] if one else ["NA", "TRUE", "a"])
+                ),
                 st.none() | st.floats(width=32, allow_nan=False),
             )
         )
-        written = [(day(d), n, x) for (d, n), x in cells.items()]
+        written = [(on(d), n, x) for (d, n), x in cells.items()]
         chunks = rows(written).to_batches(max_chunksize=2)
-        whole = data.draw(st.booleans())
-        store.replace(SPEC, "u", day(start), day(start + length - 1), rows(written) if whole else iter(chunks), {})
-        model = {k: v for k, v in model.items() if not day(start) <= k[0] < day(start + length)}
-        model |= {(d, n): x for d, n, x in written}
-    if data.draw(st.booleans()):
-        store.compact("demo")
-    assert stored(store) == [(*k, v) for k, v in sorted(model.items())]
-    assert store.sessions("demo", "u").tolist() == sorted({k[0] for k in model})
+        form = rows(written) if data.draw(st.booleans()) else iter(chunks)
+        match = ("instrument", one) if one else None
+        store.replace(spec, "u", on(start), on(start + length - 1), form, {}, match=match)
+        model = {k: v for k, v in model.items() if not (start <= k[0] < start + length and one in (None, k[1]))}
+        model |= cells
+        if data.draw(st.booleans()):
+            store.compact("demo")
+        assert stored(store) == [(on(d), n, v) for (d, n), v in sorted(model.items())]
+    assert store.sessions("demo", "u").tolist() == sorted({on(d) for d, _ in model})
 
 
 @pytest.mark.parametrize(
