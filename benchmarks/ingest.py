@@ -1,6 +1,6 @@
-"""A whole market from its source into raw_ohlcv and on into the Qlib directory, at two lengths of history.
+"""A whole market from its source into raw_ohlcv and on into the Qlib directory, at three lengths of history.
 
-``python -m benchmarks.ingest [--instruments 5000] [--sessions 1300 2600]``. Each stage runs in a process of its own and
+``python -m benchmarks.ingest [--instruments 5000] [--sessions 1300 2600 5000]``. Each stage runs in its own process and
 takes the whole history in one call; the peak is that of the process. Bars are synthetic.
 """
 
@@ -28,7 +28,7 @@ print(done.rows, done.seconds, stages.memory_mib("VmHWM:"))
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--instruments", type=int, default=5000)
-    parser.add_argument("--sessions", type=int, nargs="+", default=[1300, 2600])
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1300, 2600, 5000])
     given = parser.parse_args()
     print(f"{given.instruments} instruments\n")
     print("| sessions | stage | rows | seconds | peak memory |")

@@ -43,6 +43,8 @@ class TableSpec:
             raise ValueError(f"table {self.name} declares a column twice")
         if missing := [k for k in self.keys if k not in names]:
             raise ValueError(f"table {self.name} declares keys {missing} that are no columns")
+        if null := [c.name for c in self.columns if c.name in self.keys and c.nullable]:
+            raise ValueError(f"table {self.name} declares keys {null} that may be null")
         if bad := [c.name for c in self.columns if c.dtype not in DTYPES]:
             raise ValueError(f"table {self.name} has columns of unknown dtype: {bad}")
 

@@ -16,7 +16,7 @@ from qdag.store.tables import TableStore
 
 DELIVERY = "delivery"
 """Under this name a commit of raw_ohlcv tells the ``fingerprint`` of the delivery that it stores."""
-_HARMLESS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
+_HARMLESS = ("ADD COLUMN", "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
 
 
 def fingerprint(hashes: Mapping[str, str], reading: str) -> str:

@@ -3,8 +3,9 @@
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from typing import TypeVar
@@ -50,10 +51,17 @@ def ahead(items: Iterator[T], most: int = AHEAD) -> Iterator[T]:
 def at_once(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """The function of every item, in their order, ``THREADS`` at a time; the function must not call this itself.
 
-    The threads stay: each new one would take memory of its own from the system, and what large arrays leave in it is
-    hardly ever given back.
+    The threads are the process's: each new one would take memory of its own from the system, and what large arrays
+    leave in it is hardly ever given back. A call has few items in them at a time, so that others get their turn.
     """
-    return _workers(os.getpid()).map(function, items)
+    waiting: deque[Future[T]] = deque()
+    workers = _workers(os.getpid())
+    for item in items:
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+        waiting.append(workers.submit(function, item))
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @lru_cache(1)

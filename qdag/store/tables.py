@@ -28,7 +28,7 @@ from qdag.schema import TableSpec
 from qdag.settings import NAME_PATTERN
 from qdag.store.files import write_text
 from qdag.store.streams import at_once
-from qdag.store.writing import PARTITIONS, DataFile, Writing, check_schema, month_of, plain
+from qdag.store.writing import PARTITIONS, Writing, check_schema, month_of, plain
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -106,6 +106,18 @@ class _Place:
         return False
 
 
+class _Overtaken(Exception):
+    """Another commit changed what a write was about to replace."""
+
+
+class _LostFile(Exception):
+    """A data file of the snapshot that a write began with is not there."""
+
+    def __init__(self, path: str):
+        super().__init__(f"file {path} is missing")
+        self.path = path
+
+
 class TableStore:
     """All tables below one root.
 
@@ -146,16 +158,17 @@ class TableStore:
     ) -> int:
         """Replace every row of ``universe`` with ``start <= date <= end`` in one commit; return the new version.
 
-        ``match``, a text column and its value, narrows this to rows with that value; all of ``data`` must have it.
+        ``match``, a text column that may not be null and its value, narrows this to rows with that value; all of
+        ``data`` must have it.
 
         ``data`` has exactly the columns of ``spec`` in any order; zero rows empty the range. A table, a sequence
         of batches and what a function gives are written again after a commit conflict (the function is called again);
-        a one-shot iterator cannot be, so a conflict that the log itself cannot resolve raises. Batches are checked
-        while they stream: a failure leaves the table as it was.
+        a one-shot iterator cannot be, so another commit to the same sessions or files raises. Batches are checked
+        while they stream: a failure leaves the rows as they were.
 
         Columns that ``spec`` has gained are added first, in a commit of their own (null in older rows); columns that it
-        has lost stay, null in the rows written from now on. A changed type and a new column that may not be null are
-        refused.
+        has lost stay, null in the rows written from now on. A changed type, and a new or lost column that may not be
+        null, are refused.
 
         Raises
         ------
@@ -170,32 +183,51 @@ class TableStore:
         if isinstance(data, pa.Table):
             check_schema(spec, data.schema)
         if match is not None:
-            match = (_name("column", match[0]), _name("value", match[1]))
+            match = _match(spec, *match)
         again = isinstance(data, pa.Table | Sequence) or callable(data)
         place = _Place(universe, start, end, match)
         for attempt in range(ATTEMPTS):
             table = self._grown(spec, self._create(spec))
-            old, survivors = self._overlapping(spec.name, table, place)
-            source = data() if callable(data) else data
-            source = source.to_batches(max_chunksize=1 << 16) if isinstance(source, pa.Table) else source
             writing = Writing(spec, universe, start, end, match, self.filesystem(spec.name))
-            added = writing.write(source, survivors)
-            told = {**_provenance(provenance), **place.told(), "rows": writing.rows}
-            version = self._commit(spec.name, table, place, added, old, told)
-            if version is not None:
-                self.record(spec.name, version, {file.path: file.sha256 for file in added})
-                return version
-            writing.discard()
-            if not again:
-                raise StoreError(
-                    f"another writer changed {start}..{end} of {universe!r} in table {spec.name!r} meanwhile and the "
-                    f"stream of batches cannot be read twice; write the range again"
-                )
+            try:
+                return self._attempt(spec, table, place, writing, data, provenance)
+            except _Overtaken as overtaken:
+                writing.discard()
+                if not again:
+                    raise StoreError(
+                        f"{overtaken} while {start}..{end} of {universe!r} was being written, and the stream of "
+                        f"batches cannot be read twice; write the range again"
+                    ) from None
+                met = str(overtaken)
             time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
         raise StoreError(
-            f"table {spec.name!r} was changed by other writers on each of {ATTEMPTS} attempts; "
+            f"table {spec.name!r} was changed by other writers on each of {ATTEMPTS} attempts (the last time: {met}); "
             f"write {start}..{end} of {universe!r} again when they have finished"
         )
+
+    def _attempt(
+        self,
+        spec: TableSpec,
+        table: "DeltaTable",
+        place: "_Place",
+        writing: Writing,
+        data: pa.Table | Iterable[pa.RecordBatch] | Callable[[], Iterable[pa.RecordBatch]],
+        provenance: Mapping[str, str],
+    ) -> int:
+        try:
+            old, survivors = self._overlapping(spec.name, table, place)
+            source = data() if callable(data) else data
+            writing.write(source.to_batches() if isinstance(source, pa.Table) else source, survivors)
+        except _LostFile as lost:
+            # taken out by another commit and deleted by a vacuum; or damage
+            if lost.path not in self.files(spec.name)["path"].to_pylist():
+                raise _Overtaken(f"{lost.path} was taken out of table {spec.name!r}") from None
+            raise _unreadable(spec.name, lost) from lost
+        writing.refuse_lost()
+        told = {**_provenance(provenance), **place.told(), "rows": writing.rows}
+        version = self._commit(spec.name, table, place, writing, old, told)
+        self.record(spec.name, version, {file.path: file.sha256 for file in writing.files})
+        return version
 
     def _overlapping(
         self, name: str, table: "DeltaTable", place: "_Place"
@@ -206,13 +238,14 @@ class TableStore:
         files = pa.table(table.get_add_actions(flatten=True))
         if not files.num_rows:
             return [], {}
-        near = pc.field("partition.universe") == place.universe
-        # what has no statistics may hold any day
-        for side, bound in (("min.date", pc.less_equal), ("max.date", pc.greater_equal)):
-            if side in files.column_names:
-                limit = place.end if side == "min.date" else place.start
-                near &= bound(pc.field(side), pa.scalar(limit, pa.date32())) | pc.field(side).is_null()
-        files = files.filter(near)
+        # what has no statistics may hold any day of its month
+        months = pc.field("partition.month")
+        near = (months >= month_of(place.start, yearly=True)) & (months <= month_of(place.end, yearly=False))
+        if {"min.date", "max.date"} <= set(files.column_names):
+            first, last = (pa.scalar(day, pa.date32()) for day in (place.start, place.end))
+            known = pc.field("min.date").is_valid() & pc.field("max.date").is_valid()
+            near &= ~known | ((pc.field("min.date") <= last) & (pc.field("max.date") >= first))
+        files = files.filter((pc.field("partition.universe") == place.universe) & near)
         now, old = time.time_ns() // 10**6, []
         partly: dict[str, list[str]] = {}
         folder = self.filesystem(name)
@@ -223,14 +256,16 @@ class TableStore:
                 pc.greater_equal(dates, pa.scalar(place.start, pa.date32())),
                 pc.less_equal(dates, pa.scalar(place.end, pa.date32())),
             )
-            return pc.and_(found, pc.equal(rows[place.match[0]], place.match[1])) if place.match else found
+            if place.match is None:
+                return found
+            return pc.and_(found, pc.fill_null(pc.equal(rows[place.match[0]], place.match[1]), False))
 
         for file in files.to_pylist():
             ends = ({k[4:]: v for k, v in file.items() if k.startswith(side)} for side in ("min.", "max."))
             share = place.share(*ends)
             if share == "part":
                 columns = ["date", *(place.match or ())[:1]]
-                held = inside(_stored_rows(folder, file["path"], columns))
+                held = inside(_stored_rows(name, folder, file["path"], columns))
                 share = "whole" if pc.all(held).as_py() else "part" if pc.any(held).as_py() else "none"
             if share != "none":
                 partition = {"universe": place.universe, "month": file["partition.month"]}
@@ -239,7 +274,7 @@ class TableStore:
                 partly.setdefault(file["partition.month"], []).append(file["path"])
 
         def survivors(paths: Sequence[str]) -> pa.Table:
-            parts = [_stored_rows(folder, path) for path in paths]
+            parts = [_stored_rows(name, folder, path) for path in paths]
             parts = [rows.filter(pc.invert(inside(rows))) for rows in parts]
             return pa.concat_tables(parts, promote_options="default")
 
@@ -250,14 +285,14 @@ class TableStore:
         name: str,
         table: "DeltaTable",
         place: "_Place",
-        added: Sequence[DataFile],
+        writing: Writing,
         old: "Sequence[RemoveAction]",
         told: dict[str, Any],
-    ) -> int | None:
-        """Put files into a table and take others out; None where another writer changed the place meanwhile.
+    ) -> int:
+        """Put the written files into a table and take others out.
 
         Delta's own resolution of conflicts does not know which rows a write replaces; commits to other places are let
-        pass here.
+        pass here, one to this place raises ``_Overtaken``. Where the commit surely did not happen, no file is left.
         """
         from deltalake import CommitProperties
         from deltalake.exceptions import DeltaError
@@ -280,7 +315,7 @@ class TableStore:
                     default=str,
                 ),
             )
-            for file in added
+            for file in writing.files
         ]
         taken, mark = {action.path for action in old}, uuid.uuid4().hex
         for attempt in range(ATTEMPTS):
@@ -294,16 +329,21 @@ class TableStore:
                     post_commithook_properties=_keep_log(),
                 )
                 return table.version() + 1
-            except DeltaError as error:
+            except (DeltaError, OSError) as error:
                 newest = self._table(name, fresh=True)
                 for version in range(table.version() + 1, newest.version() + 1):
                     logged = self._actions(name, version)
+                    info: dict[str, Any] = next(
+                        (action["commitInfo"] for action in logged if "commitInfo" in action), {}
+                    )
                     # committed, and only what follows a commit has failed
-                    if any(action.get("commitInfo", {}).get("write") == mark for action in logged):
+                    if info.get("write") == mark:
                         return version
                     if any(place.changed_by(action, taken) for action in logged):
-                        return None
+                        what = str(info.get("operation", "another commit"))
+                        raise _Overtaken(f"version {version} of table {name!r} was made ({what})") from None
                 if newest.version() == table.version() or attempt == ATTEMPTS - 1:
+                    writing.discard()
                     raise StoreError(
                         f"table {name!r} cannot be written ({attempt + 1} attempts to commit version "
                         f"{newest.version() + 1}): {error}"
@@ -416,6 +456,12 @@ class TableStore:
                         f"column {field.name!r} of table {spec.name!r} is stored as {have.type} but declared "
                         f"{field.type}; give the column a new name or delete the table and compute it again"
                     )
+            for name in sorted(stored.keys() - set(_stored_schema(spec).names)):
+                if not stored[name].nullable:
+                    raise StoreError(
+                        f"column {name!r} of table {spec.name!r} may not be null in what is stored, but is no longer "
+                        f"declared; declare it or delete the table and compute it again"
+                    )
             return [field for field in _stored_schema(spec) if field.name not in stored]
 
         def add(table: "DeltaTable") -> None:
@@ -507,10 +553,7 @@ class TableStore:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(
-                f"table {name!r} cannot be read: {error}; `qdag data verify` tells which files are damaged, with "
-                f"--repair their sessions are computed again"
-            ) from error
+            raise _unreadable(name, error) from error
         if not parts:
             parts = [_with_types(dataset.schema.empty_table().select([*wanted, *extra]))]
         rows = pa.concat_tables(parts)
@@ -857,12 +900,25 @@ def _whole_pages() -> "pads.ParquetFragmentScanOptions":
     return pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 
 
-def _stored_rows(folder: "FileSystem", path: str, columns: Sequence[str] | None = None) -> pa.Table:
+def _unreadable(name: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"table {name!r} cannot be read: {error}; `qdag data verify` tells which files are damaged, with --repair "
+        f"their sessions are computed again"
+    )
+
+
+def _stored_rows(name: str, folder: "FileSystem", path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A data file as it is, or some columns of it."""
     import pyarrow.parquet as pq
 
-    with folder.open_input_file(path) as file:
-        chosen = None if columns is None else list(columns)
-        return _with_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
+    chosen = None if columns is None else list(columns)
+    try:
+        with folder.open_input_file(path) as file:
+            return _with_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
+    except FileNotFoundError:
+        raise _LostFile(path) from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(name, error) from error
 
 
 def _in_order(table: pa.Table, keys: Sequence[str]) -> bool:
@@ -927,6 +983,18 @@ def _conflict(error: Exception) -> bool:
     return isinstance(error, CommitFailedError) or any(
         word in text for word in ("conflict", "concurrent", "version already exists", "metadata changed")
     )
+
+
+def _match(spec: TableSpec, name: str, value: str) -> tuple[str, str]:
+    column = next((c for c in spec.columns if c.name == name), None)
+    if column is None:
+        raise unknown(f"column of table {spec.name!r}", name, [c.name for c in spec.columns])
+    if column.dtype != "string" or column.nullable:
+        raise StoreError(
+            f"column {name!r} of table {spec.name!r} is {column.dtype}{', may be null' if column.nullable else ''}; "
+            f"rows are replaced by the value of a text column that may not be null"
+        )
+    return name, _name("value", value)
 
 
 def _name(kind: str, name: str) -> str:

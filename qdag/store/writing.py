@@ -4,6 +4,7 @@ Which rows a write replaces and what a commit is belong to ``qdag.store.tables``
 """
 
 import hashlib
+import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ GATHERED_BYTES = 128 << 20
 """Most bytes gathered for all files together: a stream that is not in the order of time gets smaller files."""
 CHECK_ROWS = 1 << 20
 """Keys held before those of finished dates are checked and dropped."""
+LONG_SECONDS = 3600
 WAITING = 2
 """Most files that are being written or wait for it."""
 
@@ -78,23 +80,22 @@ class Writing:
         self.folder = folder
         self.schema = pa.schema([f for f in spec.arrow() if f.name not in PARTITIONS])
         self.rows = 0
-        self._files: list[DataFile] = []
+        self.files: list[DataFile] = []
         self._paths: list[str] = []
+        self._began = time.monotonic()
         self._gathered: dict[str, list[pa.RecordBatch]] = {}
         self._bytes: Counter[str] = Counter()
         self._ascending = True
         self._returned = False
         self._survivors: dict[str, Callable[[], pa.Table]] = {}
-        self._waiting: deque[Future[DataFile]] = deque()
+        self._waiting: deque[Future[list[DataFile]]] = deque()
 
-    def write(
-        self, source: Iterable[pa.RecordBatch], survivors: Mapping[str, Callable[[], pa.Table]] | None = None
-    ) -> list[DataFile]:
+    def write(self, source: Iterable[pa.RecordBatch], survivors: Mapping[str, Callable[[], pa.Table]]) -> None:
         """Write all rows of ``source``, and by month the rows that ``survivors`` gives, as they were stored.
 
-        After an exception no file is left.
+        The ``files`` are there afterwards; after an exception none is left.
         """
-        self._survivors = dict(survivors or {})
+        self._survivors = dict(survivors)
         with ThreadPoolExecutor(1, "qdag-files") as pool:
             try:
                 for batch in self._unique(self._checked(source)):
@@ -103,27 +104,41 @@ class Writing:
                 for month in sorted({*self._gathered, *self._survivors}):
                     self._flush(pool, month)
                 while self._waiting:
-                    self._files.append(self._waiting.popleft().result())
+                    self.files += self._waiting.popleft().result()
                 if self._returned:
                     self._unique_in_files()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 self.discard()
                 raise
-        return self._files
 
     def discard(self) -> None:
         """Delete the written files, which no commit knows."""
         for path in self._paths:
-            with suppress(FileNotFoundError):
+            # what stays goes with a vacuum
+            with suppress(OSError):
                 self.folder.delete_file(path)
+
+    def refuse_lost(self) -> None:
+        """Raise where files of a long write are gone again: a vacuum deletes what no commit knows for a day."""
+        if time.monotonic() - self._began < LONG_SECONDS:
+            return
+        found = self.folder.get_file_info([file.path for file in self.files])
+        if lost := [info.path for info in found if info.size is None]:
+            raise StoreError(
+                f"{len(lost)} of {len(found)} files of a write to table {self.spec.name!r} were deleted before its "
+                f"commit, first {lost[0]}; vacuum when no write is going on, and write again"
+            )
 
     def _gather(self, pool: ThreadPoolExecutor, batch: pa.RecordBatch) -> None:
         for month, rows in self._months(batch):
             if any(other > month for other in self._gathered):
                 # neither in order nor soon to be: what was begun is kept open
                 self._ascending = False
-            elif self._ascending:
+            if not self._ascending and rows.num_rows < batch.num_rows:
+                # a slice that may wait long would hold its whole batch
+                rows = rows.take(pa.array(np.arange(rows.num_rows)))
+            if self._ascending:
                 for other in [other for other in self._gathered if other < month]:
                     self._flush(pool, other)
             self._gathered.setdefault(month, []).append(rows)
@@ -149,7 +164,7 @@ class Writing:
         del self._bytes[month]
         table = pa.Table.from_batches(self._gathered.pop(month, []), self.schema)
         while len(self._waiting) >= WAITING:
-            self._files.append(self._waiting.popleft().result())
+            self.files += self._waiting.popleft().result()
         self._waiting.append(pool.submit(self._put, month, table, self._survivors.pop(month, None)))
 
     def _merged(self, table: pa.Table, stored: pa.Table) -> pa.Table:
@@ -159,11 +174,16 @@ class Writing:
         keys = sorted((k for k in self.spec.keys if k not in PARTITIONS), key=lambda k: k != "date")
         return both.select([n for n in names if n in both.column_names]).sort_by([(k, "ascending") for k in keys])
 
-    def _put(self, month: str, table: pa.Table, survivors: Callable[[], pa.Table] | None) -> DataFile:
-        import pyarrow.parquet as pq
-
+    def _put(self, month: str, table: pa.Table, survivors: Callable[[], pa.Table] | None) -> list[DataFile]:
         if survivors is not None:
             table = self._merged(table, survivors())
+        parts = max(1, round(table.nbytes / FILE_BYTES))
+        step = max(1, -(-table.num_rows // parts))
+        return [self._file(month, table.slice(at, step)) for at in range(0, table.num_rows, step)]
+
+    def _file(self, month: str, table: pa.Table) -> DataFile:
+        import pyarrow.parquet as pq
+
         keys = [n for n in self.spec.keys if n not in PARTITIONS]
         texts = [c.name for c in self.spec.columns if c.name in keys or c.dtype == "string"]
         texts = [n for n in texts if n in table.column_names]
@@ -209,7 +229,7 @@ class Writing:
             days = pc.min_max(batch.column("date"))
             returned |= days["min"].as_py() < forgotten
             last = max(last, days["max"].as_py())
-            keys = [_encoded(batch.column(k)) for k in self.spec.keys]
+            keys = [_own(batch.column(k)) for k in self.spec.keys]
             held.append(pa.Table.from_arrays(keys, names=list(self.spec.keys)))
             size += batch.num_rows
             if size > CHECK_ROWS:
@@ -224,17 +244,17 @@ class Writing:
         import pyarrow.parquet as pq
 
         keys = [key for key in self.spec.keys if key not in PARTITIONS]
-        for month in sorted({file.month for file in self._files}):
+        for month in sorted({file.month for file in self.files}):
             held = []
-            for file in self._files:
+            for file in self.files:
                 if file.month == month:
                     with self.folder.open_input_file(file.path) as stored:
                         rows = pq.read_table(stored, columns=keys)
-                    held += [pa.table({key: _encoded(rows[key]) for key in keys})]
+                    held += [pa.table({key: _own(rows[key].combine_chunks()) for key in keys})]
             _refuse_twins(held, self.spec)
 
     def _checked(self, source: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches with the columns of the table in its order and types; empty ones are left out."""
+        """Batches with the columns of the table in its order and types, none larger than part of a file."""
         for batch in source:
             check_schema(self.spec, batch.schema)
             if batch.num_rows:
@@ -243,7 +263,8 @@ class Writing:
                 columns = [c if c.type == t else c.cast(t) for c, t in zip(columns, types, strict=True)]
                 whole = pa.record_batch(columns, schema=self.spec.arrow())
                 self._check(whole)
-                yield whole
+                step = max(1, FILE_BYTES // 4 * whole.num_rows // max(whole.nbytes, 1))
+                yield from (whole.slice(at, step) for at in range(0, whole.num_rows, step))
 
     def _check(self, batch: pa.RecordBatch) -> None:
         spec = self.spec
@@ -329,8 +350,9 @@ def plain(dtype: pa.DataType) -> pa.DataType:
     return dtype
 
 
-def _encoded(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return values.dictionary_encode() if pa.types.is_string(values.type) else values
+def _own(values: pa.Array) -> pa.Array:
+    """The values, encoded where they are texts, without what their batch holds besides."""
+    return values.dictionary_encode() if pa.types.is_string(values.type) else pa.concat_arrays([values, values[:0]])
 
 
 def _show(row: Mapping[str, Any]) -> str:

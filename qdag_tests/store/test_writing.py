@@ -1,16 +1,22 @@
 """The data files of a write: how many and how large, whatever the order of the stream, and what other writers mean."""
 
 import itertools
+import os
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from qdag.errors import StoreError
-from qdag.schema import feature_table
+from qdag.errors import StoreError, UnknownNameError
+from qdag.schema import DATE, INSTRUMENT, UNIVERSE, Column, TableSpec, feature_table
 from qdag.store import writing
+from qdag.store.streams import at_once
 from qdag.store.tables import TableStore
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
@@ -199,3 +205,174 @@ def test_what_fails_after_a_commit_does_not_undo_it(store):
     assert store.replace(SPEC, "u", DAYS[48], DAYS[48], iter([batch(DAYS[48:49], NAMES)]), {}) == 49
     assert len(every(store)) == 49 * 30
     assert len(store.checksums("demo")) == 49
+
+
+def table_of(*columns, keys=("universe", "date", "instrument")):
+    return TableSpec("demo", keys, (UNIVERSE, DATE, INSTRUMENT, *columns), "for tests")
+
+
+def tagged(spec, *cells):
+    data = {"universe": ["u"] * len(cells), "date": [c[0] for c in cells], "instrument": [c[1] for c in cells]}
+    data |= {name: [c[2 + i] for c in cells] for i, name in enumerate(spec.values)}
+    return pa.table(data, schema=spec.arrow())
+
+
+def test_rows_are_replaced_by_the_value_of_a_required_text_only(store):
+    required = table_of(Column("tag", "string", "", nullable=False))
+    store.replace(required, "u", DAYS[0], DAYS[9], tagged(required, (DAYS[0], "A", "t"), (DAYS[1], "B", "z")), {})
+    store.replace(required, "u", DAYS[0], DAYS[9], tagged(required, (DAYS[2], "A", "t")), {}, match=("tag", "t"))
+    assert every(store) == [(DAYS[1], "B"), (DAYS[2], "A")]
+    with pytest.raises(StoreError, match="do not have tag 't'; write it alone"):
+        store.replace(required, "u", DAYS[0], DAYS[9], tagged(required, (DAYS[2], "A", "z")), {}, match=("tag", "t"))
+    optional = table_of(Column("tag", "string", ""), Column("n", "int64", "", nullable=False))
+    for column, problem in (("tag", "is string, may be null"), ("n", "is int64;")):
+        with pytest.raises(StoreError, match=f"'{column}' of table 'demo' {problem}.* text column that may not be"):
+            store.replace(optional, "u", DAYS[0], DAYS[9], iter(()), {}, match=(column, "t"))
+    with pytest.raises(UnknownNameError, match=r"'tga'.*tag"):
+        store.replace(optional, "u", DAYS[0], DAYS[9], iter(()), {}, match=("tga", "t"))
+
+
+def test_a_required_column_cannot_be_left_out_later(store):
+    required, without = table_of(Column("m", "string", "", nullable=False)), table_of()
+    store.replace(required, "u", DAYS[0], DAYS[9], tagged(required, (DAYS[0], "A", "v")), {})
+    with pytest.raises(StoreError, match=r"column 'm' of table 'demo' may not be null .* no longer declared"):
+        store.replace(without, "u", DAYS[5], DAYS[5], tagged(without, (DAYS[5], "B")), {})
+    store.compact("demo")
+
+
+def test_a_key_has_a_value():
+    with pytest.raises(ValueError, match=r"keys \['tag'\] that may be null"):
+        table_of(Column("tag", "string", ""), keys=("universe", "date", "tag"))
+
+
+@pytest.mark.parametrize("gone", ["vacuum", "set aside"])
+def test_a_stored_file_that_another_commit_took_out_begins_the_write_anew(store, tmp_path, gone):
+    """What stays of a file is read as the stream passes its month: by then a vacuum may have deleted it."""
+    other = TableStore(tmp_path / "tables")
+    store.replace(SPEC, "u", DAYS[0], DAYS[9], iter([batch(DAYS[:10], NAMES)]), {})
+    began = []
+
+    def stream():
+        began.append(1)
+        if len(began) == 1 and gone == "vacuum":
+            other.replace(SPEC, "u", DAYS[3], DAYS[3], iter([batch(DAYS[3:4], NAMES, 3.0)]), {})
+            other.vacuum("demo")
+        elif len(began) == 1:
+            other.set_aside("demo", other.files("demo")["path"].to_pylist(), {})
+        yield batch(DAYS[2:3], NAMES, 2.0)
+
+    store.replace(SPEC, "u", DAYS[2], DAYS[2], stream, {})
+    assert began == [1, 1]
+    rows = store.read("demo", "u")
+    seen = dict(zip(rows["date"].to_pylist(), rows["x"].to_pylist(), strict=True))
+    if gone == "vacuum":
+        assert seen == {day: {DAYS[2]: 2.0, DAYS[3]: 3.0}.get(day, 1.0) for day in DAYS[:10]}
+    else:
+        assert seen == {DAYS[2]: 2.0}
+
+
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_a_damaged_stored_file_is_told_with_its_remedy(store, damage):
+    store.replace(SPEC, "u", DAYS[0], DAYS[9], iter([batch(DAYS[:10], NAMES)]), {})
+    file = store.folder("demo") / store.files("demo")["path"].to_pylist()[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"'demo' cannot be read: .*qdag data verify"):
+        store.replace(SPEC, "u", DAYS[2], DAYS[2], iter([batch(DAYS[2:3], NAMES)]), {})
+    assert store.version("demo") == 1
+    assert len(store.stored_files("demo")) == (damage == "flipped")
+
+
+def test_a_commit_that_cannot_be_made_leaves_no_file(store):
+    store.replace(SPEC, "u", DAYS[0], DAYS[9], iter([batch(DAYS[:10], NAMES)]), {})
+    before = store.stored_files("demo")
+    # a folder where the log's next file would be
+    (store.folder("demo") / "_delta_log" / f"{2:020d}.json").mkdir()
+    with pytest.raises(StoreError, match=r"table 'demo' cannot be written \(1 attempts to commit version 2\)"):
+        store.replace(SPEC, "u", DAYS[2], DAYS[2], iter([batch(DAYS[2:3], NAMES)]), {})
+    assert store.stored_files("demo") == before
+
+
+def test_slices_do_not_hold_their_batches(store, monkeypatch):
+    """A row of a month that never fills, in each batch of another one: only the row is kept."""
+    alive = []
+    held = []
+    plain = writing.Writing._gather
+
+    def watched(self, pool, rows):
+        plain(self, pool, rows)
+        alive.append(sum(pool() is not None for pool in held))
+
+    monkeypatch.setattr(writing.Writing, "_gather", watched)
+    monkeypatch.setattr(writing, "FILE_BYTES", 1 << 16)
+
+    def stream():
+        for n in range(60):
+            names = [f"M{n}-{i}" for i in range(3000)]
+            rows = pa.Table.from_batches([batch(DAYS[:1], names[:1]), batch(DAYS[40:41], names)]).combine_chunks()
+            values = rows["x"].combine_chunks().to_numpy().copy()
+            held.append(weakref.ref(values))
+            rows = rows.set_column(3, SPEC.arrow().field("x"), pa.array(values))
+            del values
+            yield rows.to_batches()[0]
+
+    store.replace(SPEC, "u", DAYS[0], DAYS[-1], stream, {})
+    assert len(alive) >= 60
+    assert max(alive) < 20
+    assert len(every(store)) == 60 * 3001
+
+
+def test_one_giant_batch_is_several_files(store, monkeypatch):
+    monkeypatch.setattr(writing, "FILE_BYTES", 8_000)
+    row_bytes = 4 + (4 + 3) + 4
+    store.replace(SPEC, "u", DAYS[0], DAYS[-1], iter([batch(DAYS, NAMES)]), {})
+    assert max(store.files("demo")["rows"].to_pylist()) * row_bytes < 1.5 * 8_000
+    # with what stays of a month too
+    store.compact("demo")
+    store.replace(SPEC, "u", DAYS[40], DAYS[40], iter([batch(DAYS[40:41], NAMES)]), {})
+    files = store.files("demo").filter(pc.field("month") == "2020-02")
+    assert max(files["rows"].to_pylist()) * row_bytes < 1.5 * 8_000
+    assert every(store) == expected()
+
+
+def test_files_that_a_vacuum_took_meanwhile_are_not_committed(store, tmp_path, monkeypatch):
+    """Nobody knows the files of a write before its commit; a vacuum takes such files when they are a day old."""
+    monkeypatch.setattr(writing, "LONG_SECONDS", 0)
+    store.replace(SPEC, "u", DAYS[0], DAYS[0], iter([batch(DAYS[:1], NAMES)]), {})
+    known = store.stored_files("demo").keys()
+
+    def stream():
+        yield batch(DAYS[1:32], NAMES)
+        yield batch(DAYS[32:62], NAMES)
+        yield batch(DAYS[62:90], NAMES)
+        while not (new := [p for p in store.stored_files("demo") if p not in known]):
+            time.sleep(0.01)
+        for path in new:
+            os.utime(store.folder("demo") / path, (0, 0))
+        TableStore(tmp_path / "tables").vacuum("demo")
+
+    with pytest.raises(StoreError, match=r"files of a write to table 'demo' were deleted before its commit"):
+        store.replace(SPEC, "u", DAYS[1], DAYS[-1], stream(), {})
+    assert every(store) == [(DAYS[0], name) for name in NAMES]
+
+
+def test_a_small_read_does_not_wait_for_a_large_one():
+    """Threads are shared by the process: whoever comes later gets a turn before the first one's last item."""
+    order = []
+
+    def work(who):
+        time.sleep(0.02)
+        order.append(who)
+        return who
+
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(lambda: list(at_once(work, ["large"] * 40)))
+        time.sleep(0.1)
+        small = pool.submit(lambda: list(at_once(work, ["small"])))
+        assert small.result() == ["small"]
+        assert large.result() == ["large"] * 40
+    assert 2 < order.index("small") < 20
