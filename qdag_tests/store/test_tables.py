@@ -9,6 +9,7 @@ import textwrap
 import time
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,22 @@ def test_zero_rows_empty_a_range_and_may_create_a_table(store):
     assert stored(store) == []
 
 
+@st.composite
+def replacements(draw):
+    """First day, number of days, the one instrument or None for all, and the new cells."""
+    start, length = draw(st.integers(0, 6)), draw(st.integers(1, 4))
+    one = draw(st.none() | st.sampled_from(["a", "b"]))
+    keys = st.tuples(st.integers(start, start + length - 1), st.sampled_from([one] if one else ["NA", "TRUE", "a"]))
+    return start, length, one, draw(st.dictionaries(keys, st.none() | st.floats(width=32, allow_nan=False)))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data(), st.booleans())
 def test_equals_a_dictionary(tmp_path_factory, data, yearly):
-    """Any sequence of replacements, of all instruments or of one, over the turn of a month and of a year."""
-    store = TableStore(tmp_path_factory.mktemp("store"))
+    """Any sequence of replacements, of all instruments or of one, over the turn of a month and of a year, while another
+    writer replaces and compacts."""
+    root = tmp_path_factory.mktemp("store")
+    store, other = TableStore(root), TableStore(root)
     spec = replace(SPEC, yearly=yearly)
     first = data.draw(st.sampled_from([DAY, date(2019, 12, 29)]))
     model = {}
@@ -95,26 +107,37 @@ def test_equals_a_dictionary(tmp_path_factory, data, yearly):
     def on(n):
         return first + timedelta(days=n)
 
-    for _ in range(5):
-        start, length = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 4))
-        one = data.draw(st.none() | st.sampled_from(["a", "b"]))
-        cells = data.draw(
-            st.dictionaries(
-                st.tuples(
-                    st.integers(start, start + length - 1), st.sampled_from([one] if one else ["NA", "TRUE", "a"])
-                ),
-                st.none() | st.floats(width=32, allow_nan=False),
-            )
-        )
-        written = [(on(d), n, x) for (d, n), x in cells.items()]
-        chunks = rows(written).to_batches(max_chunksize=2)
-        form = rows(written) if data.draw(st.booleans()) else iter(chunks)
+    def write(by, replacement, form):
+        start, length, one, cells = replacement
+        table = rows([(on(d), n, x) for (d, n), x in cells.items()])
         match = ("instrument", one) if one else None
-        store.replace(spec, "u", on(start), on(start + length - 1), form, {}, match=match)
-        model = {k: v for k, v in model.items() if not (start <= k[0] < start + length and one in (None, k[1]))}
-        model |= cells
-        if data.draw(st.booleans()):
-            store.compact("demo")
+        by.replace(spec, "u", on(start), on(start + length - 1), form(table), {}, match=match)
+        for key in [k for k in model if start <= k[0] < start + length and one in (None, k[1])]:
+            del model[key]
+        model.update(cells)
+
+    def streamed(meanwhile):
+        def form(table):
+            def stream():
+                yield from table.to_batches(max_chunksize=2)
+                while meanwhile:
+                    meanwhile.pop()()
+
+            return stream
+
+        return form
+
+    for _ in range(5):
+        kind = data.draw(st.sampled_from(["table", "iterator", "overtaken", "compacted"]))
+        if kind == "table":
+            form = pa.table
+        elif kind == "iterator":
+            form = lambda table: iter(table.to_batches(max_chunksize=2))  # noqa: E731
+        elif kind == "overtaken":
+            form = streamed([partial(write, other, data.draw(replacements()), pa.table)])
+        else:
+            form = streamed([partial(other.compact, "demo")])
+        write(store, data.draw(replacements()), form)
         assert stored(store) == [(on(d), n, v) for (d, n), v in sorted(model.items())]
     assert store.sessions("demo", "u").tolist() == sorted({on(d) for d, _ in model})
 
