@@ -26,7 +26,7 @@ import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -39,6 +39,7 @@ from qdag.errors import MissingDataError, StoreError, unknown
 from qdag.provider import SUFFIX, folder_name, parse_bin, qlib_symbol, read_days, read_spans
 from qdag.settings import NAME_PATTERN
 from qdag.store.panels import ENGINE_FIELDS
+from qdag.store.streams import ahead
 from qdag.universes import Pool
 
 TEMPORARY = ".writing"
@@ -211,7 +212,8 @@ class QlibBinWriter:
             work = _Work(self, calendar, low, high, max(known, high), known, spans)
             sessions = calendar[: work.total]
             try:
-                (work.build if fresh else work.extend)(scratch.blocks(names))
+                with closing(ahead(scratch.blocks(names), 1)) as blocks:
+                    (work.build if fresh else work.extend)(blocks)
                 scratch.close()
                 work.refuse_failures()
                 listed = work.listed
@@ -511,7 +513,12 @@ class _Scratch:
                 row_bytes = 4 * len(FILES) * width
                 content = os.pread(self._file.fileno(), (high - low) * row_bytes, offset + low * row_bytes)
                 stored = np.frombuffer(content, "<f4").reshape(high - low, len(FILES), width)
-                values[[place[known[low + i]] for i in rows], :, at : at + width] = stored[rows]
+                into = [place[known[low + i]] for i in rows]
+                if into and len(into) == len(stored) and into == list(range(into[0], into[-1] + 1)):
+                    # nearly always; by slices it is one copy instead of two
+                    values[into[0] : into[-1] + 1, :, at : at + width] = stored
+                else:
+                    values[into, :, at : at + width] = stored[rows]
                 at += width
             yield block, values
 

@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -16,7 +16,7 @@ AHEAD = 4
 THREADS = 2
 
 
-def ahead(items: Iterator[T], most: int = AHEAD) -> Iterator[T]:
+def ahead(items: Iterator[T], most: int = AHEAD) -> Generator[T]:
     """Make items in a thread, a few ahead of who uses them: computing goes on while one writes."""
     waiting: queue.Queue[T | BaseException | None] = queue.Queue(most)
     stopped = threading.Event()
