@@ -32,7 +32,7 @@ from qdag.store.writing import PARTITIONS, Writing, check_schema, month_of, plai
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
-    from deltalake import DeltaTable, PostCommitHookProperties
+    from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
     from deltalake.transaction import RemoveAction
     from pyarrow.fs import FileSystem
 
@@ -294,7 +294,6 @@ class TableStore:
         Delta's own resolution of conflicts does not know which rows a write replaces; commits to other places are let
         pass here, one to this place raises ``_Overtaken``. Where the commit surely did not happen, no file is left.
         """
-        from deltalake import CommitProperties
         from deltalake.exceptions import DeltaError
         from deltalake.transaction import AddAction
 
@@ -317,7 +316,7 @@ class TableStore:
             )
             for file in writing.files
         ]
-        taken, mark = {action.path for action in old}, uuid.uuid4().hex
+        taken, commit_id = {action.path for action in old}, uuid.uuid4().hex
         for attempt in range(ATTEMPTS):
             try:
                 table.create_write_transaction(
@@ -325,7 +324,7 @@ class TableStore:
                     mode="append",
                     schema=table.schema(),
                     partition_by=list(PARTITIONS),
-                    commit_properties=CommitProperties(custom_metadata={**told, "write": mark}, max_commit_retries=0),
+                    commit_properties=_commit_properties({**told, "commit_id": commit_id}, retries=0),
                     post_commithook_properties=_keep_log(),
                 )
                 return table.version() + 1
@@ -337,7 +336,7 @@ class TableStore:
                         (action["commitInfo"] for action in logged if "commitInfo" in action), {}
                     )
                     # committed, and only what follows a commit has failed
-                    if info.get("write") == mark:
+                    if info.get("commit_id") == commit_id:
                         return version
                     if any(place.changed_by(action, taken) for action in logged):
                         what = str(info.get("operation", "another commit"))
@@ -381,6 +380,7 @@ class TableStore:
                         **KEEP_LOG,
                     },
                     storage_options=self.storage_options,
+                    commit_properties=_commit_properties(),
                 )
             except (DeltaError, OSError) as error:
                 # another process may have created it first: then opening succeeds on the next turn
@@ -467,7 +467,9 @@ class TableStore:
         def add(table: "DeltaTable") -> None:
             if fields := new(table):
                 table.alter.add_columns(
-                    Schema.from_arrow(pa.schema(fields)).fields, post_commithook_properties=_keep_log()
+                    Schema.from_arrow(pa.schema(fields)).fields,
+                    commit_properties=_commit_properties(),
+                    post_commithook_properties=_keep_log(),
                 )
 
         if not new(table):
@@ -662,8 +664,13 @@ class TableStore:
         return _keys(self._table(name))
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        """Commits, newest first: version, timestamp (UTC), operation, provenance (empty where none was given), the
-        universe, start, end and match that a write replaced, and the rows it brought (None for other operations)."""
+        """Commits, newest first: version, commit_id, timestamp (UTC), operation, provenance (empty where none was
+        given), the universe, start, end and match that a write replaced, and the rows it brought (None for other
+        operations).
+
+        ``commit_id`` is the commit's own, None where its writer gave none: a table that was made anew or came back from
+        a backup may have another commit of the same version.
+        """
         # read from the log itself: deltalake numbers its history wrongly while others commit
         from pyarrow.fs import FileSelector
 
@@ -677,6 +684,7 @@ class TableStore:
             found.append(
                 {
                     "version": int(file.base_name[:20]),
+                    "commit_id": row.get("commit_id"),
                     "timestamp": datetime.fromtimestamp(row.get("timestamp", 0) / 1000, UTC),
                     "operation": row.get("operation", "unknown"),
                     "provenance": json.loads(row.get("provenance", "{}")),
@@ -730,7 +738,11 @@ class TableStore:
 
         def action(table: "DeltaTable") -> dict[str, Any]:
             before = table.version()
-            metrics = table.optimize.compact(max_concurrent_tasks=2, post_commithook_properties=_keep_log())
+            metrics = table.optimize.compact(
+                max_concurrent_tasks=2,
+                commit_properties=_commit_properties(),
+                post_commithook_properties=_keep_log(),
+            )
             if table.version() != before:
                 self._record(name, table.version())
             return metrics
@@ -745,12 +757,10 @@ class TableStore:
         StoreError
             A version that never existed or whose files were vacuumed.
         """
-        from deltalake import CommitProperties
-
         self._table(name, version)
 
         def action(table: "DeltaTable") -> int:
-            properties = CommitProperties(custom_metadata=_provenance(provenance))
+            properties = _commit_properties(_provenance(provenance))
             table.restore(version, commit_properties=properties, post_commithook_properties=_keep_log())
             return table.version()
 
@@ -795,8 +805,6 @@ class TableStore:
         They are moved to ``_damaged`` in the table's folder, out of every reader's sight; their rows are gone until
         they are written again. :meth:`put_back` undoes it.
         """
-        from deltalake import CommitProperties
-
         folder = self.folder(name)
         for path in paths:
             self.inside(name, path)
@@ -806,7 +814,7 @@ class TableStore:
                 (folder / path).replace(aside)
 
         def action(table: "DeltaTable") -> int:
-            properties = CommitProperties(custom_metadata=_provenance(provenance))
+            properties = _commit_properties(_provenance(provenance))
             table.repair(commit_properties=properties, post_commithook_properties=_keep_log())
             return table.version()
 
@@ -841,7 +849,7 @@ class TableStore:
                 table = self._table(name, fresh=True)
                 # compaction trims the log whatever its commit is told: only the table's own property holds it back
                 if not KEEP_LOG.items() <= table.metadata().configuration.items():
-                    table.alter.set_table_properties(KEEP_LOG)
+                    table.alter.set_table_properties(KEEP_LOG, commit_properties=_commit_properties())
                 return action(table)
             except DeltaError as error:
                 if attempt == ATTEMPTS - 1 or not _conflict(error):
@@ -967,6 +975,14 @@ def write_checksums(folder: Path, version: int, found: Mapping[str, str]) -> Non
 
 def _provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     return {"provenance": json.dumps(dict(provenance), sort_keys=True)}
+
+
+def _commit_properties(told: Mapping[str, Any] | None = None, retries: int | None = None) -> "CommitProperties":
+    """What a commit says of itself, with an id of its own."""
+    from deltalake import CommitProperties
+
+    metadata = {"commit_id": uuid.uuid4().hex, **(told or {})}
+    return CommitProperties(custom_metadata=metadata, max_commit_retries=retries)
 
 
 def _keep_log() -> "PostCommitHookProperties":

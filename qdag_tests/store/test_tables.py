@@ -373,6 +373,26 @@ def test_writers_of_overlapping_days_with_a_compaction_running(tmp_path):
         assert stored(store, universe) == [(*key, value) for key, value in sorted(cells.items())]
 
 
+def test_every_commit_has_an_id_of_its_own(store):
+    for i in range(3):
+        store.replace(SPEC, "u", day(i), day(i), rows([(day(i), "A", 1.0)]), {})
+    wider = feature_table("demo", [("x", "a feature"), ("y", "another")], "for tests")
+    table = rows([(day(1), "A", 2.0)]).append_column("y", pa.array([7.0], pa.float32()))
+    store.replace(wider, "u", day(1), day(1), table, {})
+    store.compact("demo")
+    store.restore("demo", 2, {})
+    path = store.files("demo")["path"][0].as_py()
+    store.set_aside("demo", [path], {})
+    history = store.history("demo")
+    assert {c["operation"] for c in history} == {"CREATE TABLE", "WRITE", "ADD COLUMN", "OPTIMIZE", "RESTORE", "FSCK"}
+    assert len({c["commit_id"] for c in history}) == len(history)
+    assert all(len(c["commit_id"]) == 32 for c in history)
+    # the id is in the log itself, and a log that other hands have written has none
+    log = store.folder("demo") / "_delta_log" / f"{store.version('demo'):020d}.json"
+    log.write_text(log.read_text().replace('"commit_id"', '"other"'))
+    assert [c["commit_id"] for c in store.history("demo")] == [None, *(c["commit_id"] for c in history[1:])]
+
+
 def test_checksums_of_every_file_come_with_its_commit(store):
     for i in range(3):
         store.replace(SPEC, "u", day(i), day(i), rows([(day(i), "A", 1.0)]), {})
