@@ -21,7 +21,7 @@ import numpy as np
 
 from qdag.engine.kernels import cross_section, elementwise, extremes, moments, order, pairs, regression, sums
 from qdag.engine.kernels.windows import chain
-from qdag.engine.operators import OPERATORS, Kind
+from qdag.engine.operators import Family
 from qdag.engine.panel import Panel
 from qdag.engine.plan import ALL_HISTORY, DOUBLE, Node, Plan, ema_window, plan
 from qdag.errors import PanelError, unknown
@@ -52,23 +52,26 @@ _COMPARE = {
     "Eq": elementwise.EQ,
     "Ne": elementwise.NE,
 }
+_UNARY: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
+    "Abs": lambda x, out: np.abs(x, out=out, dtype=out.dtype),
+    "Log": lambda x, out: np.log(x, out=out, dtype=out.dtype),
+    "Not": lambda x, out: np.subtract(np.float32(1), x, out=out),
+    "Sign": lambda x, out: np.sign(x.astype(np.float32, copy=False), out=out),
+}
 _DIRECT = {"Add", "Sub", "Mul", "Div"}
 _MIRRORED = {"Gt": "Lt", "Ge": "Le", "Lt": "Gt", "Le": "Ge", "Eq": "Eq", "Ne": "Ne"}
-# operators that can give a value where an input is NaN: rows before the listing must be blanked again
-_REVIVING = {*_COMPARE, "If", "Power", "Ref"}
-_FAMILY = {
-    "Sum": "sums",
-    "Mean": "sums",
-    "Std": "variance",
-    "Var": "variance",
-    "Skew": "higher",
-    "Kurt": "higher",
-    "Slope": "regression",
-    "Rsquare": "regression",
-    "Resi": "regression",
-    "Cov": "pairs",
-    "PairCorr": "pairs",
-    "WMA": "wma",
+# merged from shorter windows, all those of a series together
+_MERGED = {
+    Family.SUMS,
+    Family.VARIANCE,
+    Family.HIGHER,
+    Family.REGRESSION,
+    Family.PAIRS,
+    Family.WMA,
+    Family.MAX,
+    Family.MIN,
+    Family.IDXMAX,
+    Family.IDXMIN,
 }
 _CROSS = {
     "CSRank": cross_section.RANK,
@@ -82,7 +85,7 @@ _CROSS = {
 class _Step:
     """Nodes that run together, and the nodes whose series end with them; direct: a result that nothing reads."""
 
-    family: str
+    family: Family
     nodes: tuple[Node, ...]
     ends: tuple[int, ...]
     direct: bool = False
@@ -231,7 +234,7 @@ class _Run:
 
     def _stage(self, stage: int) -> None:
         """Compute the nodes that read whole cross-sections or another instrument after ``stage``."""
-        bridges = [n for n in self.plan.nodes if n.stage == stage + 1 and _kind(n) in (Kind.CROSS, Kind.INSTRUMENT)]
+        bridges = [n for n in self.plan.nodes if n.stage == stage + 1 and n.family in (Family.CROSS, Family.OTHER)]
         bridges = [n for n in bridges if max(self.plan.nodes[i].stage for i in n.inputs) == stage]
         sources = sorted({i for n in bridges for i in n.inputs} - self.whole.keys())
         instruments, sessions = self.panel.shape
@@ -240,7 +243,7 @@ class _Run:
         self._tiles(slice(0, instruments), steps, {i: memory[k] for k, i in enumerate(sources)}, 0)
         series = {i: memory[k] for k, i in enumerate(sources)} | self.whole
         for node in bridges:
-            if _kind(node) is Kind.INSTRUMENT:
+            if node.family is Family.OTHER:
                 name = str(node.parameters[0])
                 known = self.panel.instruments
                 row = next((known.index(n) for n in (name, name.upper()) if n in known), None)
@@ -345,14 +348,6 @@ class _Run:
             list(executor.map(run, begins))
 
 
-def _kind(node: Node) -> Kind | None:
-    return OPERATORS[node.operator].kind if node.operator in OPERATORS else None
-
-
-def _family(node: Node) -> str:
-    return _FAMILY.get(node.operator, node.operator)
-
-
 def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int], direct: bool = True) -> tuple[_Step, ...]:
     """Order the needed nodes into steps: rolling nodes of one family on one series together.
 
@@ -375,7 +370,7 @@ def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int], direct:
     for position, (family, nodes) in enumerate(steps):
         for node in nodes:
             last_reader[node.id] = position
-            for i in () if family == "given" else node.inputs:
+            for i in () if family is Family.GIVEN else node.inputs:
                 last_reader[i] = position
     ends: dict[int, list[int]] = {}
     for i, position in last_reader.items():
@@ -386,7 +381,7 @@ def _schedule(plan: Plan, wanted: frozenset[int], given: frozenset[int], direct:
             family,
             tuple(nodes),
             tuple(ends.get(k, ())),
-            direct and family in _DIRECT and _is_direct(nodes[0], ends.get(k, ())),
+            direct and nodes[0].operator in _DIRECT and _is_direct(nodes[0], ends.get(k, ())),
         )
         for k, (family, nodes) in enumerate(steps)
     )
@@ -400,14 +395,13 @@ def _is_direct(node: Node, ends: Iterable[int]) -> bool:
 def _group(node: Node, given: bool) -> tuple[Any, ...]:
     """Key of the nodes that run together."""
     if given:
-        return ("given", node.id)
-    family = _family(node)
-    if family in ("sums", "variance", "higher", "regression", "pairs", "wma", "Max", "Min", "IdxMax", "IdxMin"):
+        return (Family.GIVEN, node.id)
+    if node.family in _MERGED:
         # an all-history window is put together apart: its parts are as long as the panel
-        return (family, node.inputs, node.parameters[0] == 0)
-    if family in ("Quantile", "Med", "Rank"):
-        return ("order", node.inputs, node.parameters[0])
-    return (family, node.id)
+        return (node.family, node.inputs, node.parameters[0] == 0)
+    if node.family is Family.ORDER:
+        return (node.family, node.inputs, node.parameters[0])
+    return (node.family, node.id)
 
 
 def live_bytes(plan: Plan, elements: int) -> int:
@@ -464,7 +458,7 @@ class _Tile:
             if step.direct:
                 self._direct(step.nodes[0], out[step.nodes[0].id], start)
             else:
-                getattr(self, f"_{step.family.lower()}", self._element)(step.nodes)
+                _METHODS[step.family](self, step.nodes)
             for node in () if step.direct else step.nodes:
                 if node.id in out:
                     elementwise.store(self.series[node.id], self.lanes, start, self.first, self.last, out[node.id])
@@ -518,72 +512,63 @@ class _Tile:
 
     # ------------------------------------------------------------------ element-wise
 
-    def _element(self, nodes: tuple[Node, ...]) -> None:
+    def _binary(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out, code = self._new(node), _BINARY[node.operator]
+            (a, b), (left, right) = node.inputs, node.parameters
+            if a >= 0 and b >= 0:
+                elementwise.binary(code, self.series[a], self.series[b], out)
+            else:
+                scalar = left if a < 0 else right
+                series = self.series[b if a < 0 else a]
+                elementwise.binary_scalar(code, series, out.dtype.type(scalar), a < 0, out)
+
+    # These and _ref can give a value where an input is NaN: rows before the listing are blanked again.
+
+    def _power(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
             out = self._new(node)
-            if node.operator in _BINARY:
-                self._binary(node, out)
-            elif node.operator in _COMPARE:
-                self._compare(node, out)
-            elif node.operator == "If":
-                self._choose(node, out)
-            elif node.operator == "Power":
-                base, exponent = (
-                    np.dtype(node.storage).type(v) if i < 0 else self.series[i].astype(node.storage, copy=False)
-                    for i, v in zip(node.inputs, node.parameters, strict=True)
-                )
-                with np.errstate(all="ignore"):
-                    np.power(base, exponent, out=out)
+            base, exponent = (
+                np.dtype(node.storage).type(v) if i < 0 else self.series[i].astype(node.storage, copy=False)
+                for i, v in zip(node.inputs, node.parameters, strict=True)
+            )
+            with np.errstate(all="ignore"):
+                np.power(base, exponent, out=out)
+            self._blank(out)
+
+    def _compare(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out, operator = self._new(node), node.operator
+            (a, b), (left, right) = node.inputs, node.parameters
+            if a < 0:
+                a, b, right, operator = b, a, left, _MIRRORED[operator]
+            if b >= 0:
+                elementwise.compare(_COMPARE[operator], self.series[a], self.series[b], out)
             else:
-                self._unary(node, out)
-            if node.operator in _REVIVING:
-                self._blank(out)
+                # numpy compares a float32 series with a Python number in float32
+                dtype = np.float64 if self.plan.nodes[a].dtype == DOUBLE else np.float32
+                other = self.worker.take(dtype, self.size)
+                other[:] = right
+                elementwise.compare(_COMPARE[operator], self.series[a], other, out)
+                self.worker.give(other)
+            self._blank(out)
 
-    def _binary(self, node: Node, out: np.ndarray) -> None:
-        code = _BINARY[node.operator]
-        (a, b), (left, right) = node.inputs, node.parameters
-        if a >= 0 and b >= 0:
-            elementwise.binary(code, self.series[a], self.series[b], out)
-        else:
-            scalar = left if a < 0 else right
-            series = self.series[b if a < 0 else a]
-            elementwise.binary_scalar(code, series, out.dtype.type(scalar), a < 0, out)
+    def _choose(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            out, branches = self._new(node), []
+            for i, value in zip(node.inputs[1:], node.parameters[1:], strict=True):
+                if i < 0:
+                    branches.append(np.full(self.size, value, out.dtype))
+                else:
+                    branches.append(self.series[i].astype(out.dtype, copy=False))
+            elementwise.choose(self.series[node.inputs[0]], *branches, out)
+            self._blank(out)
 
-    def _compare(self, node: Node, out: np.ndarray) -> None:
-        (a, b), (left, right) = node.inputs, node.parameters
-        operator = node.operator
-        if a < 0:
-            a, b, right, operator = b, a, left, _MIRRORED[operator]
-        if b >= 0:
-            elementwise.compare(_COMPARE[operator], self.series[a], self.series[b], out)
-            return
-        # numpy compares a float32 series with a Python number in float32
-        dtype = np.float64 if self.plan.nodes[a].dtype == DOUBLE else np.float32
-        other = self.worker.take(dtype, self.size)
-        other[:] = right
-        elementwise.compare(_COMPARE[operator], self.series[a], other, out)
-        self.worker.give(other)
-
-    def _choose(self, node: Node, out: np.ndarray) -> None:
-        branches = []
-        for i, value in zip(node.inputs[1:], node.parameters[1:], strict=True):
-            if i < 0:
-                branches.append(np.full(self.size, value, out.dtype))
-            else:
-                branches.append(self.series[i].astype(out.dtype, copy=False))
-        elementwise.choose(self.series[node.inputs[0]], *branches, out)
-
-    def _unary(self, node: Node, out: np.ndarray) -> None:
-        x = self.series[node.inputs[0]]
-        with np.errstate(all="ignore"):
-            if node.operator == "Not":
-                np.subtract(np.float32(1), x, out=out)
-            elif node.operator == "Sign":
-                np.sign(x.astype(np.float32, copy=False), out=out)
-            elif node.operator == "Abs":
-                np.abs(x, out=out, dtype=out.dtype)
-            else:
-                np.log(x, out=out, dtype=out.dtype)
+    def _unary(self, nodes: tuple[Node, ...]) -> None:
+        for node in nodes:
+            x, out = self.series[node.inputs[0]], self._new(node)
+            with np.errstate(all="ignore"):
+                _UNARY[node.operator](x, out)
 
     def _ref(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
@@ -635,7 +620,7 @@ class _Tile:
         x, z = (self.series[i] for i in nodes[0].inputs)
         self._merge(nodes, 6, pairs.rolling_pairs, {"PairCorr": pairs.CORR, "Cov": pairs.COV}, x, z)
 
-    def _corr(self, nodes: tuple[Node, ...]) -> None:
+    def _guard(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
             raw, std_x, std_z = (self.series[i] for i in node.inputs)
             out = self._new(node)
@@ -754,6 +739,34 @@ class _Tile:
                 self._new(node),
             )
             self.worker.give(scratch)
+
+
+# all families but those of whole cross-sections, which are done between the stages
+_METHODS: dict[Family, Callable[[_Tile, tuple[Node, ...]], None]] = {
+    Family.GIVEN: _Tile._given,
+    Family.FIELD: _Tile._field,
+    Family.SHIFT: _Tile._ref,
+    Family.BINARY: _Tile._binary,
+    Family.POWER: _Tile._power,
+    Family.COMPARISON: _Tile._compare,
+    Family.CHOICE: _Tile._choose,
+    Family.UNARY: _Tile._unary,
+    Family.SUMS: _Tile._sums,
+    Family.VARIANCE: _Tile._variance,
+    Family.HIGHER: _Tile._higher,
+    Family.REGRESSION: _Tile._regression,
+    Family.PAIRS: _Tile._pairs,
+    Family.GUARD: _Tile._guard,
+    Family.MAX: _Tile._max,
+    Family.MIN: _Tile._min,
+    Family.IDXMAX: _Tile._idxmax,
+    Family.IDXMIN: _Tile._idxmin,
+    Family.ORDER: _Tile._order,
+    Family.MAD: _Tile._mad,
+    Family.COUNT: _Tile._count,
+    Family.WMA: _Tile._wma,
+    Family.EMA: _Tile._ema,
+}
 
 
 __all__ = ["ALL_HISTORY", "Progress", "compute", "compute_blocks"]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from qdag.errors import ExpressionError
+
 MAX_WINDOW = 5_000
 
 
@@ -15,6 +17,49 @@ class Kind(Enum):
     PAIR = "pair rolling"
     INSTRUMENT = "other instrument"
     CROSS = "cross-section"
+
+
+class Family(Enum):
+    """What one method of the executor computes, and the operators that its kernels know.
+
+    A plan consists of these alone: an operator of ``OPERATORS`` that is in no family is refused when a plan is made.
+    """
+
+    GIVEN = ()  # series that were computed before, for all instruments
+    FIELD = ("Field",)
+    SHIFT = ("Ref",)
+    BINARY = ("Add", "Sub", "Mul", "Div", "Greater", "Less", "And", "Or")
+    POWER = ("Power",)
+    COMPARISON = ("Gt", "Ge", "Lt", "Le", "Eq", "Ne")
+    CHOICE = ("If",)
+    UNARY = ("Abs", "Sign", "Log", "Not")
+    SUMS = ("Sum", "Mean")
+    VARIANCE = ("Std", "Var")
+    HIGHER = ("Skew", "Kurt")
+    REGRESSION = ("Slope", "Rsquare", "Resi")
+    PAIRS = ("Cov", "PairCorr")
+    GUARD = ("Corr",)
+    MAX = ("Max",)
+    MIN = ("Min",)
+    IDXMAX = ("IdxMax",)
+    IDXMIN = ("IdxMin",)
+    ORDER = ("Quantile", "Med", "Rank")
+    MAD = ("Mad",)
+    COUNT = ("Count",)
+    WMA = ("WMA",)
+    EMA = ("EMA",)
+    OTHER = ("Mask",)
+    CROSS = ("CSRank", "CSZScore", "CSDemean", "CSWinsor", "CSNeutralize")
+
+
+_FAMILIES = {name: family for family in Family for name in family.value}
+
+
+def family_of(operator: str) -> Family:
+    """The family whose kernels compute an operator of a plan; ExpressionError where none does."""
+    if operator not in _FAMILIES:
+        raise ExpressionError(f"operator {operator} is declared, but no kernel computes it; use another operator")
+    return _FAMILIES[operator]
 
 
 @dataclass(frozen=True)

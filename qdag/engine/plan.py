@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qdag.engine.operators import OPERATORS, Kind
+from qdag.engine.operators import MAX_WINDOW, OPERATORS, Family, Kind, family_of
 from qdag.engine.parser import SYMBOLS, Call, Expression, Field, Number, parse
 from qdag.errors import ExpressionError
 
@@ -20,6 +20,8 @@ EMA_GAP = 500
 
 MAX_EMA_WINDOW = 100_000
 MAX_NODES = 100_000
+MAX_COST = 10_000
+"""The most that the windows of one expression may add up to, in sessions; see ``cost``."""
 
 BOOL, SINGLE, DOUBLE = "bool", "float32", "float64"
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Greater", "Less", "Power"}
@@ -33,6 +35,7 @@ class Node:
 
     Parameters
     ----------
+    family : whose kernels compute it
     inputs : ids of series read
     parameters : numbers and texts of the operator; for element-wise operators a number stands where an input is -1
     dtype : "bool", "float32" or "float64", the dtype that the series has in Qlib
@@ -43,6 +46,7 @@ class Node:
 
     id: int
     operator: str
+    family: Family
     inputs: tuple[int, ...]
     parameters: tuple[Any, ...]
     dtype: str
@@ -85,7 +89,7 @@ class Plan:
 
     @property
     def cross_sectional(self) -> bool:
-        return any(_kind(node) is Kind.CROSS for node in self.nodes)
+        return any(node.family is Family.CROSS for node in self.nodes)
 
     def memory(self, sessions: int, lanes: int = 16) -> int:
         """Estimated bytes of the intermediate series of a tile of ``lanes`` instruments, as the executor frees them."""
@@ -131,28 +135,60 @@ def plan(expressions: Mapping[str, str], allow_future: bool = False) -> Plan:
     Raises
     ------
     ExpressionError
-        A text that does not parse, arguments whose types do not fit, or a look into the future that is not allowed.
+        A text that does not parse, arguments whose types do not fit, a look into the future that is not allowed, or
+        windows that add up to more than ``MAX_COST``.
     """
     builder = _Builder(allow_future)
     outputs = {}
     for name, text in expressions.items():
         builder.text = text
         try:
-            outputs[name] = builder.add(parse(text))
+            outputs[name] = builder.add(_affordable(text))
         except ExpressionError as error:
             raise _named(name, error) from None
     fields = frozenset(node.parameters[0] for node in builder.nodes if node.operator == "Field")
     return Plan(tuple(builder.nodes), outputs, dict(expressions), fields)
 
 
+def cost(expression: Expression) -> int:
+    """What an expression costs for each value, in sessions: the windows of its distinct operators, added up.
+
+    An operator without a window counts 1, an all-history window as the longest that is allowed, and a decay of EMA as
+    the span that has it.
+    """
+    seen: set[Expression] = set()
+
+    def add(part: Expression) -> int:
+        if not isinstance(part, Call) or part in seen:
+            return 0
+        seen.add(part)
+        return _window(part) + sum(map(add, part.arguments))
+
+    return add(expression)
+
+
+def _window(call: Call) -> int:
+    if "window" not in OPERATORS[call.operator].parameters:
+        return 1
+    window = call.parameters[0]
+    assert not isinstance(window, str)
+    return math.ceil(2 / window - 1) if 0 < window < 1 else int(window) or MAX_WINDOW
+
+
+def _affordable(text: str) -> Expression:
+    expression = parse(text)
+    if (total := cost(expression)) > MAX_COST:
+        raise ExpressionError(
+            f"the windows of the expression add up to {total:,} sessions; at most {MAX_COST:,} are allowed: "
+            "use shorter windows, or fewer of them"
+        )
+    return expression
+
+
 def _named(name: str, error: ExpressionError) -> ExpressionError:
     named = ExpressionError(f"{name}: {error}")
     named.expression, named.position = error.expression, error.position
     return named
-
-
-def _kind(node: Node) -> Kind | None:
-    return OPERATORS[node.operator].kind if node.operator in OPERATORS else None
 
 
 def _size(expression: Expression) -> int:
@@ -206,8 +242,9 @@ class _Builder:
         future = max((n.future for n in below), default=0) + future
         stage += max((n.stage for n in below), default=0)
         storage = storage or (DOUBLE if dtype == DOUBLE else SINGLE)
+        family = family_of(operator)
         self.nodes.append(
-            Node(len(self.nodes), operator, inputs, parameters, dtype, storage, past, future, stage, text)
+            Node(len(self.nodes), operator, family, inputs, parameters, dtype, storage, past, future, stage, text)
         )
         self.known[key] = len(self.nodes) - 1
         return len(self.nodes) - 1
@@ -340,4 +377,4 @@ def _promote(types: list[Any], weak_pair: str) -> str:
     return DOUBLE if weak else BOOL
 
 
-__all__ = ["ALL_HISTORY", "SYMBOLS", "Node", "Plan", "ema_window", "plan"]
+__all__ = ["ALL_HISTORY", "SYMBOLS", "Node", "Plan", "cost", "ema_window", "plan"]

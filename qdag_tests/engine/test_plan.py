@@ -2,8 +2,9 @@
 
 import pytest
 
-from qdag.engine import ALL_HISTORY, plan
-from qdag.engine.plan import EMA_GAP, ema_window
+from qdag.engine import ALL_HISTORY, OPERATORS, execute, parse, plan
+from qdag.engine.operators import Family, Kind, Operator, family_of
+from qdag.engine.plan import EMA_GAP, cost, ema_window
 from qdag.errors import ExpressionError
 from qdag.features.catalogue import expressions
 
@@ -115,3 +116,48 @@ def test_dtypes_follow_numpy():
     }
     graph = plan({text: text for text in dtypes})
     assert {text: graph.nodes[graph.outputs[text]].dtype for text in dtypes} == dtypes
+
+
+def test_an_operator_without_a_kernel_is_refused_when_the_plan_is_made(monkeypatch):
+    monkeypatch.setitem(OPERATORS, "Prod", Operator("Prod", Kind.ROLLING, 1, "product", parameters=("window",)))
+    with pytest.raises(ExpressionError, match="operator Prod is declared, but no kernel computes it"):
+        plan({"x": "$open + Prod($close, 13)"})
+
+
+def test_every_operator_and_every_family_has_a_kernel():
+    made_of_others = {"Delta", "ChangeInstrument"}
+    for name in OPERATORS.keys() - made_of_others:
+        family_of(name)
+    assert execute._METHODS.keys() | {Family.CROSS, Family.OTHER} == set(Family)
+
+
+def nested(depth: int, window: int) -> str:
+    return "Mean(" * depth + "$close" + f", {window})" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "sessions"),
+    [
+        ("$close/$open - 1", 2),
+        ("Mean($close, 20)/$close", 21),
+        ("Std($close, 20)/Std($close, 20)", 21),
+        ("Corr($close, Log($volume+1), 30)", 32),
+        ("Sum($close, 0)", 5_000),
+        ("EMA($close, 0.1)", 19),
+        (nested(40, 240), 9_600),
+    ],
+)
+def test_what_an_expression_costs(text: str, sessions: int):
+    assert cost(parse(text)) == sessions
+    plan({"x": text})
+
+
+@pytest.mark.parametrize("text", [nested(49, 240), "+".join(f"Mean($close, {4990 + i})" for i in range(3))])
+def test_windows_that_add_up_to_too_much_are_refused(text: str):
+    with pytest.raises(ExpressionError, match=r"x: .* add up to 1\d,\d{3} sessions; at most 10,000 are allowed"):
+        plan({"x": text})
+
+
+def test_the_sets_cost_a_tenth_of_what_is_allowed_at_most():
+    for name in ("alpha158", "alpha360", "basic_statistics", "price_features"):
+        assert max(cost(parse(text)) for text in expressions(name).values()) <= 1_000
