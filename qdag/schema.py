@@ -157,6 +157,7 @@ DELIVERIES = TableSpec(
         Column("source", "string", "file, relative to the source's folder", nullable=False),
         Column("sha256", "string", "digest of the file's bytes", nullable=False),
         Column("bytes", "int64", "size of the file", "bytes", nullable=False),
+        Column("modified", "int64", "time of the file's last change when it was read, since 1970", "nanoseconds"),
         Column("rows", "int64", "data lines of the file, refused ones included", "rows", nullable=False),
         Column("first", "date32", "first date in the file"),
         Column("last", "date32", "last date in the file"),

@@ -61,10 +61,12 @@ _CODES = {reason: code for code, reason in enumerate(ROW_REASONS, start=1)}
 
 @dataclass(frozen=True)
 class FileVersion:
-    """A delivered file as it was read: its path in the source, the SHA-256 of its bytes, and what it holds.
+    """A delivered file as it was read: its path in the source, the SHA-256 of the bytes that were parsed, and what they
+    hold.
 
     ``rows`` are its data lines, refused ones included (0 for a file that was refused as a whole); ``first`` and
-    ``last`` the first and last date in it, None where it has none.
+    ``last`` the first and last date in it, None where it has none; ``modified`` the time of its last change when it was
+    opened, in nanoseconds since 1970 (0 for a file that could not be opened).
     """
 
     source: str
@@ -73,6 +75,7 @@ class FileVersion:
     rows: int = 0
     first: date | None = None
     last: date | None = None
+    modified: int = 0
 
 
 @dataclass(frozen=True)

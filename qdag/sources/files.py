@@ -7,6 +7,7 @@ a row with other bytes is refused where they are in a cell that is needed.
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -81,9 +82,12 @@ class FilesFolder:
             files += 1
             name = path.relative_to(self.folder).as_posix()
             shown = profile.symbol(path.stem) or path.stem
-            version = FileVersion(name, *_fingerprint(path))
+            data, unreadable, modified = _bytes(path)
+            version = FileVersion(name, hashlib.sha256(data).hexdigest(), len(data), modified=modified)
             try:
-                table = _read(path, profile)
+                if unreadable:
+                    raise FileRefused("unreadable", unreadable)
+                table = _read(path, data, profile)
             except FileRefused as refused:
                 cleaner.version(version)
                 cleaner.refuse_file(name, shown, refused.reason, str(refused))
@@ -122,7 +126,7 @@ class FilesFolder:
         paths = self._paths()
         profile = self._profile(paths)
         found = self._looked_at(paths, profile)
-        return {path.relative_to(self.folder).as_posix(): _fingerprint(path)[0] for path in found}
+        return {path.relative_to(self.folder).as_posix(): _sha256(path) for path in found}
 
     def files(self) -> dict[str, Path]:
         """The files that would be read now, by their path in the folder; SourceError where there is none."""
@@ -315,17 +319,30 @@ def _header(path: Path) -> list[str]:
         return _csv_header(file.read(1 << 16))[0]
 
 
-def _read(path: Path, profile: Profile) -> _Table:
-    return _read_parquet(path, profile) if path.suffix.lower() == ".parquet" else _read_csv(path, profile)
+def _read(path: Path, data: bytes, profile: Profile) -> _Table:
+    return _read_parquet(data, profile) if path.suffix.lower() == ".parquet" else _read_csv(data, profile)
 
 
-def _fingerprint(path: Path) -> tuple[str, int]:
-    """SHA-256 and size of a file; of nothing where it cannot be opened, which reading it reports."""
+def _bytes(path: Path) -> tuple[bytes, str, int]:
+    """What a file holds, why it cannot be read, if so, and when it was changed (ns).
+
+    What is hashed is what is parsed: a file that is rewritten meanwhile is one of its versions, never half of two.
+    """
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+            modified = os.fstat(file.fileno()).st_mtime_ns
+            return file.read(), "", modified
+    except OSError as error:
+        return b"", str(error), 0
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file; of nothing where it cannot be opened, which reading it reports."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return hashlib.sha256().hexdigest(), 0
+        return hashlib.sha256().hexdigest()
 
 
 def _csv_header(data: bytes) -> tuple[list[str], int]:
@@ -375,13 +392,9 @@ def _check(header: list[str], profile: Profile) -> None:
         raise FileRefused("unknown_columns", f"has {twice} more than once; has {header}")
 
 
-def _read_csv(path: Path, profile: Profile) -> _Table:
+def _read_csv(data: bytes, profile: Profile) -> _Table:
     from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileRefused("unreadable", str(error)) from None
     header, before = _csv_header(data)
     _check(header, profile)
     body = _utf8(_unix(data.removeprefix(_BOM)))
@@ -472,19 +485,21 @@ def _csv_lines(body: bytes, line: np.ndarray) -> list[str]:
     return [lines[at - 1].decode("utf-8", "replace") for at in line.tolist()]
 
 
-def _parquet(path: Path) -> "pa.parquet.ParquetFile":
+def _parquet(given: Path | bytes) -> "pa.parquet.ParquetFile":
+    """A Parquet file, or the bytes of one."""
     from pyarrow.parquet import ParquetFile
 
     try:
-        if not path.stat().st_size:
+        if not (len(given) if isinstance(given, bytes) else given.stat().st_size):
             raise FileRefused("empty_file", "0 bytes")
-        return ParquetFile(path, page_checksum_verification=True)
+        source = pa.BufferReader(given) if isinstance(given, bytes) else given
+        return ParquetFile(source, page_checksum_verification=True)
     except _DAMAGED as error:
         raise FileRefused("unreadable", f"{error}; deliver the file again") from None
 
 
-def _read_parquet(path: Path, profile: Profile) -> _Table:
-    file = _parquet(path)
+def _read_parquet(data: bytes, profile: Profile) -> _Table:
+    file = _parquet(data)
     try:
         names = file.schema_arrow.names
         _check(names, profile)

@@ -200,6 +200,28 @@ def test_deliveries_tell_which_file_gave_what(market):
     assert {row["since"] for row in market.store.read("deliveries", "u").to_pylist()} == {START}
 
 
+def test_the_digest_is_of_the_bytes_that_were_parsed(market, monkeypatch):
+    path = market.settings.universe("u").source.path / "A.csv"
+    before = path.read_bytes()
+    day = date(2020, 2, 10)
+    parse = files._read
+
+    def rewritten(which, *rest):
+        if which == path:
+            write(market, "A", {day: f"{day},10,11,9,10.5,10.5,100,0,1\n"})
+        return parse(which, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_read", rewritten)
+        run(market)
+    (told,) = (row for row in market.store.read("deliveries", "u").to_pylist() if row["source"] == "A.csv")
+    assert told["sha256"] == hashlib.sha256(before).hexdigest()
+    assert market.store.read("raw_ohlcv", "u", day, day, ["A"])["close"].to_pylist() == [10.0]
+    # the file that is there now has not been read yet
+    assert counts(run(market)[0])[1] == 1
+    assert market.store.read("raw_ohlcv", "u", day, day, ["A"])["close"].to_pylist() == [10.5]
+
+
 def test_the_newest_of_two_files_wins_by_name_and_not_by_time(market):
     folder = market.settings.universe("u").source.path
     (folder / "z").mkdir()
