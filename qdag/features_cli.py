@@ -12,7 +12,7 @@ def features(
     markdown: Annotated[bool, typer.Option("--markdown", help="as docs/features.md has it")] = False,
     config: Config = None,
 ) -> None:
-    """List features: group, meaning, direction, expression and look-back in sessions."""
+    """List features: group, unit (of a level), meaning, direction, expression and look-back in sessions."""
     from qdag.features.catalogue import FEATURE_SETS, catalogue_markdown, feature_set, lookbacks
 
     if markdown:
@@ -29,10 +29,16 @@ def features(
     for name in names:
         declared = features_of(settings, name) if name == "custom_factors" else feature_set(name)
         past = lookbacks(declared)
-        shown = Table("name", "group", "meaning", "direction", "expression", "look-back", title=name, box=None)
+        shown = Table("name", "group", "unit", "meaning", "direction", "expression", "look-back", title=name, box=None)
         for feature in declared:
             shown.add_row(
-                feature.name, feature.group, feature.meaning, feature.direction, feature.expression or "", past[feature]
+                feature.name,
+                feature.group,
+                feature.unit,
+                feature.meaning,
+                feature.direction,
+                feature.expression or "",
+                past[feature],
             )
         console.print(shown, markup=False)
 

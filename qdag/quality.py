@@ -308,6 +308,7 @@ FEATURE_BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
     "price_features": {
         "price_position_20": SHARE,
         **dict.fromkeys(("volume_change", "volume_momentum_5", "volume_momentum_20"), RETURN),
+        "price_change_": RETURN,
         **dict.fromkeys(("momentum_5", "momentum_20"), RETURN),
         **dict.fromkeys(("volume_ma_ratio_20", "volatility_5", "volatility_20"), NOT_NEGATIVE),
         **dict.fromkeys(("price_range", "price_range_ratio", "open_to_close"), NOT_NEGATIVE),

@@ -42,6 +42,10 @@ def _ago(bars: Bars, t: int, n: int) -> float:
     return float(bars["close"][t - n]) if t >= n else np.nan
 
 
+def _change(bars: Bars, t: int, n: int) -> float:
+    return float(bars["close"][t] / _ago(bars, t, n) - 1)
+
+
 def _deviation(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
@@ -113,14 +117,14 @@ def _basic_statistics() -> dict[str, Reference]:
             ("Q20", _quantile(0.2)),
         ):
             found[f"{name}{n}"] = _windowed("", function, n, "close")
-        found[f"RETURN{n}"] = _of(n, lambda b, t, n: b["close"][t] / _ago(b, t, n) - 1)
+        found[f"RETURN{n}"] = _of(n, _change)
     return found
 
 
 def _price_features() -> dict[str, Reference]:
     return {
-        **{f"price_change_{n}": _of(n, lambda b, t, n: b["close"][t] - _ago(b, t, n)) for n in (1, 5, 20)},
-        **{f"momentum_{n}": _of(n, lambda b, t, n: b["close"][t] / _ago(b, t, n) - 1) for n in (5, 20)},
+        **{f"price_change_{n}": _of(n, _change) for n in (1, 5, 20)},
+        **{f"momentum_{n}": _of(n, _change) for n in (5, 20)},
         **{f"volatility_{n}": _of(n, lambda b, t, n: _deviation(_returns(b, t, n))) for n in (5, 20)},
         "price_position_20": lambda b, t: _place(b, t, 20),
         "price_range_ratio": lambda b, t: (b["high"][t] - b["low"][t]) / b["close"][t],
@@ -143,7 +147,7 @@ def _technical_indicators() -> dict[str, Reference]:
         **{f"sma_{n}": whole(n, _windowed("", np.mean, n, "close")) for n in (5, 10, 20, 60)},
         "bb_middle": whole(20, _windowed("", np.mean, 20, "close")),
         "mom_10": whole(11, lambda b, t: b["close"][t] - _ago(b, t, 10)),
-        "roc_10": whole(11, lambda b, t: (b["close"][t] / _ago(b, t, 10) - 1) * 100),
+        "roc_10": whole(11, lambda b, t: _change(b, t, 10) * 100),
         "volatility_20": whole(21, lambda b, t: _deviation(_returns(b, t, 20))),
     }
 
@@ -179,7 +183,7 @@ def _label(horizon: int) -> Reference:
     return value
 
 
-_PRICES = re.compile(r"(MEAN|STD|MAX|MIN|Q80|Q20)\d+|price_change_\d+|sma_\d+|bb_middle|mom_10")
+_PRICES = re.compile(r"(MEAN|STD|MAX|MIN|Q80|Q20)\d+|sma_\d+|bb_middle|mom_10")
 _PERCENT = ("roc_10",)
 
 

@@ -1,6 +1,6 @@
 """Columns, dtypes, units and keys of every table. Quality rules are data derived from these; no I/O belongs here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -213,9 +213,15 @@ TABLES = {
 FEATURE_TABLES = ("alpha158", "basic_statistics", "technical_indicators", "price_features", "custom_factors")
 
 
-def feature_table(name: str, features: Iterable[tuple[str, str]], description: str) -> TableSpec:
-    """Declare a float32 table of ``(column, meaning)`` features keyed by universe, date and instrument."""
-    columns = tuple(Column(column, "float32", meaning) for column, meaning in features)
+def feature_table(
+    name: str, features: Iterable[tuple[str, str]], description: str, units: Mapping[str, str] | None = None
+) -> TableSpec:
+    """Declare a float32 table of ``(column, meaning)`` features keyed by universe, date and instrument.
+
+    ``units``: of the columns that have one.
+    """
+    units = units or {}
+    columns = tuple(Column(column, "float32", meaning, units.get(column, "")) for column, meaning in features)
     return TableSpec(name, ("universe", "date", "instrument"), (UNIVERSE, DATE, INSTRUMENT, *columns), description)
 
 

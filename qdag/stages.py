@@ -409,6 +409,11 @@ def features_of(settings: Settings, table: str) -> tuple[Feature, ...]:
     return feature_set(table)
 
 
+def factors_of(settings: Settings, table: str) -> tuple[str, ...]:
+    """Columns of a feature table that are evaluated in factor_metrics: all but levels."""
+    return tuple(f.name for f in features_of(settings, table) if f.kind == "factor")
+
+
 def table_spec(settings: Settings, table: str) -> schema.TableSpec | None:
     """Columns of a table; None for what is no Delta table (the Qlib directory, models)."""
     if table in ("qlib_bin", "trained_model"):
@@ -416,11 +421,9 @@ def table_spec(settings: Settings, table: str) -> schema.TableSpec | None:
     if table == "labels":
         return schema.labels_table(settings.horizons)
     if table in schema.FEATURE_TABLES:
-        columns = [
-            (f.name, f"{f.group}: {f.meaning}; {f.direction}" + (f". {f.expression}" if f.expression else ""))
-            for f in features_of(settings, table)
-        ]
-        return schema.feature_table(table, columns, DESCRIPTIONS[table])
+        features = features_of(settings, table)
+        columns = [(f.name, f.about + (f". {f.expression}" if f.expression else "")) for f in features]
+        return schema.feature_table(table, columns, DESCRIPTIONS[table], {f.name: f.unit for f in features})
     return schema.table(table)
 
 
@@ -984,7 +987,7 @@ class _StoredMatrices(Mapping[str, np.ndarray]):
 
     def __init__(self, platform: Platform, universe: str, tables: Sequence[str], panel: Panel):
         self._platform, self._universe, self._panel = platform, universe, panel
-        self._names = [f"{t}.{c}" for t in tables for c in _spec(platform.settings, t).values]
+        self._names = [f"{t}.{name}" for t in tables for name in factors_of(platform.settings, t)]
         self._loaded: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:

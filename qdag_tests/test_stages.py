@@ -143,6 +143,21 @@ def test_labels_are_the_forward_return_by_hand(whole):
     assert row["label_5"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_levels_are_stored_and_factors_evaluated(whole):
+    evaluated = set(_rows(whole, "factor_metrics")["factor"])
+    for table in stages.feature_tables(whole.settings):
+        features = stages.features_of(whole.settings, table)
+        assert {f"{table}.{f.name}" for f in features if not f.unit} == {
+            name for name in evaluated if name.startswith(f"{table}.")
+        }
+    spec = stages.table_spec(whole.settings, "technical_indicators")
+    columns = {c.name: c for c in spec.columns}
+    assert columns["sma_20"].unit == "currency"
+    assert columns["sma_20"].description.endswith("a level, not evaluated as a factor")
+    assert columns["rsi_14"].unit == ""
+    assert "level" not in columns["rsi_14"].description
+
+
 def test_results_tell_what_was_done(tmp_path):
     platform = Platform.open(_settings(tmp_path)).for_run("run-7")
     done = _fill(platform, START, date(2018, 3, 29))

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Literal
 
 from qdag.errors import unknown
+
+UNITS = ("", "currency", "shares")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Feature:
     expression : Qlib expression; None for an indicator that is computed by code
     meaning : what it measures, with its unit where it has one
     direction : how to read a large or a small value
+    unit : ``currency`` or ``shares`` where the value is of the size of the adjusted price or volume; empty for a
+        number that does not change when all prices are multiplied and all volumes divided by a constant
     """
 
     name: str
@@ -26,6 +31,23 @@ class Feature:
     expression: str | None
     meaning: str
     direction: str
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise unknown("unit", self.unit, UNITS)
+
+    @property
+    def kind(self) -> Literal["factor", "level"]:
+        """A *level* has a unit: between instruments it compares the sizes of prices, which depend on the day on which
+        the adjustment factor is 1, so it is no factor and is not evaluated as one."""
+        return "level" if self.unit else "factor"
+
+    @property
+    def about(self) -> str:
+        """What the catalogues of columns say of it, beside expression and unit."""
+        level = "; a level, not evaluated as a factor" if self.kind == "level" else ""
+        return f"{self.group}: {self.meaning}; {self.direction}{level}"
 
 
 # set -> module that declares FEATURES; read when it is first asked for
@@ -96,17 +118,26 @@ def catalogue_markdown(names: Iterable[str]) -> str:
         "# Features",
         "",
         "Written by `qdag features --markdown`. Look-back: sessions of past that a value needs; `all` is unbounded. "
-        "Prices and volumes are adjusted. Group and direction are also on the columns in the Dagster UI.",
+        "Prices and volumes are adjusted. Group, direction and unit are also on the columns in the Dagster UI.",
+        "",
+        "A feature with a unit is a *level*: its size is that of the adjusted price (`currency`) or volume (`shares`), "
+        "so it depends on the day on which the adjustment factor is 1, the first of the universe's history. Levels are "
+        "stored, drawn and may be trained on, but they are not evaluated in `factor_metrics`: to compare instruments "
+        "by one, divide it, as in `Mean($close, 20)/$close`. All others are *factors*.",
     ]
     for name in names:
         features = feature_set(name)
         past = lookbacks(features)
-        lines += ["", f"## {name}", "", f"{len(features)} features.", ""]
+        levels = sum(f.kind == "level" for f in features)
+        count = f"{len(features)} features" + (f", levels among them: {levels}" if levels else "")
+        lines += ["", f"## {name}", "", f"{count}.", ""]
         lines += [
-            "| name | group | meaning | direction | expression | look-back |",
-            "| --- | --- | --- | --- | --- | ---: |",
+            "| name | group | unit | meaning | direction | expression | look-back |",
+            "| --- | --- | --- | --- | --- | --- | ---: |",
         ]
         for f in features:
             expression = f"`{f.expression}`".replace("|", "\\|") if f.expression else ""
-            lines.append(f"| {f.name} | {f.group} | {f.meaning} | {f.direction} | {expression} | {past[f]} |")
+            lines.append(
+                f"| {f.name} | {f.group} | {f.unit} | {f.meaning} | {f.direction} | {expression} | {past[f]} |"
+            )
     return "\n".join(lines) + "\n"

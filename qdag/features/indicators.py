@@ -36,61 +36,73 @@ SESSIONS_PER_YEAR = 252
 _Rows = dict[str, np.ndarray]
 
 
-def _feature(name: str, group: str, meaning: str, direction: str) -> Feature:
-    return Feature(name, group, None, meaning, direction)
+def _feature(name: str, group: str, meaning: str, direction: str, unit: str = "") -> Feature:
+    return Feature(name, group, None, meaning, direction, unit)
+
+
+def _price(name: str, group: str, meaning: str, direction: str) -> Feature:
+    return _feature(name, group, meaning, direction, "currency")
 
 
 FEATURES: tuple[Feature, ...] = (
     *(
-        _feature(f"sma_{n}", "trend", f"mean close of {n} sessions", "level; close above it means an uptrend")
+        _price(f"sma_{n}", "trend", f"mean close of {n} sessions", "level; close above it means an uptrend")
         for n in (5, 10, 20, 60)
     ),
-    _feature("ema_20", "trend", "exponential mean of close, span 20", "level; close above it means an uptrend"),
-    _feature(
-        "wma_20", "trend", "linearly weighted mean close of 20 sessions", "level; close above it means an uptrend"
-    ),
+    _price("ema_20", "trend", "exponential mean of close, span 20", "level; close above it means an uptrend"),
+    _price("wma_20", "trend", "linearly weighted mean close of 20 sessions", "level; close above it means an uptrend"),
     _feature("rsi_14", "momentum", "Wilder's relative strength index of close, 0..100", "high is overbought"),
     _feature("stoch_k", "momentum", "slow stochastic %K (14, 3), 0..100", "high is overbought"),
     _feature("stoch_d", "momentum", "mean %K of 3 sessions, 0..100", "high is overbought"),
     _feature("willr_14", "momentum", "Williams %R of 14 sessions, -100..0", "near 0 is overbought"),
     _feature("cci_20", "momentum", "commodity channel index of 20 sessions", "high is a strong move up"),
-    _feature("mom_10", "momentum", "close minus close 10 sessions ago", "positive is rising"),
+    _price("mom_10", "momentum", "close minus close 10 sessions ago", "positive is rising"),
     _feature("roc_10", "momentum", "change of close over 10 sessions, percent", "positive is rising"),
-    _feature("macd", "momentum", "exponential mean of close, span 12, minus span 26", "positive is rising"),
-    _feature("macd_signal", "momentum", "exponential mean of macd, span 9", "positive is rising"),
-    _feature("macd_hist", "momentum", "macd minus macd_signal", "positive is a move gaining strength"),
-    _feature("bb_upper", "channel", "Bollinger band: mean of 20 plus 2 population deviations", "level"),
-    _feature("bb_middle", "channel", "Bollinger band: mean of 20", "level"),
-    _feature("bb_lower", "channel", "Bollinger band: mean of 20 minus 2 population deviations", "level"),
-    _feature("sar", "trend", "parabolic stop and reverse (0.02, 0.2)", "level; below close in an uptrend"),
+    _price("macd", "momentum", "exponential mean of close, span 12, minus span 26", "positive is rising"),
+    _price("macd_signal", "momentum", "exponential mean of macd, span 9", "positive is rising"),
+    _price("macd_hist", "momentum", "macd minus macd_signal", "positive is a move gaining strength"),
+    _price("bb_upper", "channel", "Bollinger band: mean of 20 plus 2 population deviations", "level"),
+    _price("bb_middle", "channel", "Bollinger band: mean of 20", "level"),
+    _price("bb_lower", "channel", "Bollinger band: mean of 20 minus 2 population deviations", "level"),
+    _price("sar", "trend", "parabolic stop and reverse (0.02, 0.2)", "level; below close in an uptrend"),
     _feature("adx_14", "trend", "Wilder's average directional index, 0..100", "high is a strong trend, up or down"),
-    _feature("ichimoku_conversion", "trend", "middle of the range of 9 sessions", "level; above the base means rising"),
-    _feature("ichimoku_base", "trend", "middle of the range of 26 sessions", "level"),
-    _feature(
+    _price("ichimoku_conversion", "trend", "middle of the range of 9 sessions", "level; above the base means rising"),
+    _price("ichimoku_base", "trend", "middle of the range of 26 sessions", "level"),
+    _price(
         "ichimoku_span_a",
         "trend",
         "mean of conversion and base of 26 sessions ago: the cloud drawn at this session",
         "level; close above both spans means an uptrend",
     ),
-    _feature(
+    _price(
         "ichimoku_span_b",
         "trend",
         "middle of the range of 52 sessions, of 26 sessions ago: the cloud drawn at this session",
         "level; close above both spans means an uptrend",
     ),
-    _feature("vwap", "volume", "the session's volume-weighted average price", "level"),
-    _feature(
+    _price("vwap", "volume", "the session's volume-weighted average price", "level"),
+    _price(
         "vwap_20",
         "volume",
         "typical price weighted by volume over 20 sessions",
         "level; close above it means buyers lead",
     ),
-    _feature("obv_120", "volume", "on-balance volume counted over 120 sessions", "positive is volume on rising days"),
     _feature(
-        "ad_120", "volume", "accumulation/distribution counted over 120 sessions", "positive is closing near highs"
+        "obv_120",
+        "volume",
+        "on-balance volume counted over 120 sessions",
+        "positive is volume on rising days",
+        "shares",
+    ),
+    _feature(
+        "ad_120",
+        "volume",
+        "accumulation/distribution counted over 120 sessions",
+        "positive is closing near highs",
+        "shares",
     ),
     _feature("volume_rsi_14", "volume", "Wilder's relative strength index of volume, 0..100", "high is growing volume"),
-    _feature("atr_14", "volatility", "Wilder's average true range of 14 sessions", "high is volatile"),
+    _price("atr_14", "volatility", "Wilder's average true range of 14 sessions", "high is volatile"),
     _feature("volatility_20", "volatility", "sample deviation of 20 close-to-close returns", "high is volatile"),
     _feature(
         "hist_volatility_20",

@@ -1,6 +1,7 @@
 """Features of price, volume, volatility and momentum, as plain Qlib expressions. Nothing is computed here.
 
-A *change* is a difference in the price's own unit; a *momentum* is a return. Prices and volumes are adjusted.
+A *change* is a rate, relative to the earlier value; so is a *momentum*, and over 5 and 20 sessions the two are the same
+return under both names that people look for. Prices and volumes are adjusted.
 """
 
 from qdag.features.catalogue import Feature
@@ -13,8 +14,8 @@ def _features() -> tuple[Feature, ...]:
         Feature(
             f"price_change_{d}",
             "price",
-            f"$close-Ref($close, {d})",
-            f"difference of the close to {d} session(s) ago, in currency",
+            f"$close/Ref($close, {d})-1",
+            f"change of the close over {d} session(s), relative to the earlier close",
             "positive is a rise",
         )
         for d in (1, 5, 20)
@@ -69,7 +70,7 @@ def _features() -> tuple[Feature, ...]:
         for d in (5, 20)
     ]
     features += [
-        Feature("price_range", "range", "$high-$low", "high less low, in currency", "larger is more volatile"),
+        Feature("price_range", "range", "$high-$low", "high less low", "larger is more volatile", "currency"),
         Feature(
             "price_range_ratio",
             "range",

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from qdag.engine import parse
+from qdag.engine import Panel, compute, parse
 from qdag.errors import UnknownNameError
 from qdag.features.catalogue import FEATURE_SETS, Feature, catalogue_markdown, expressions, feature_set, lookbacks
+from qdag.features.indicators import compute_indicators
 
 
 @pytest.mark.parametrize(("name", "loader"), [("alpha158", "Alpha158DL"), ("alpha360", "Alpha360DL")])
@@ -54,9 +56,58 @@ def test_basic_statistics_cover_each_window():
 def test_price_features_are_distinct():
     texts = expressions("price_features")
     assert len(texts) == 17
-    assert len({str(parse(text)) for text in texts.values()}) == 17
-    assert texts["price_change_5"] == "$close-Ref($close, 5)"
-    assert texts["momentum_5"] == "$close/Ref($close, 5)-1"
+    by_text: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        by_text.setdefault(str(parse(text)), []).append(name)
+    # a rate over 5 and over 20 sessions is known under two names
+    assert [names for names in by_text.values() if len(names) > 1] == [
+        ["price_change_5", "momentum_5"],
+        ["price_change_20", "momentum_20"],
+    ]
+
+
+@pytest.mark.parametrize("days", [1, 5, 20])
+def test_a_price_change_is_a_rate(days: int):
+    assert expressions("price_features")[f"price_change_{days}"] == f"$close/Ref($close, {days})-1"
+
+
+def rescaled(panel: Panel, by: float) -> Panel:
+    """The same market with the adjustment factor 1 on another day: prices times a constant, volumes over it."""
+    fields = {name: values / by if name == "volume" else values * by for name, values in panel.fields.items()}
+    return Panel(panel.instruments, panel.sessions, {n: v.astype(np.float32) for n, v in fields.items()})
+
+
+@pytest.mark.parametrize("name", list(FEATURE_SETS))
+def test_levels_follow_the_size_of_prices_and_factors_do_not(name: str):
+    rng = np.random.default_rng(5)
+    shape = (3, 150)
+    close = 20 * np.exp(np.cumsum(rng.normal(0, 0.02, shape), axis=1))
+    opened = close * np.exp(rng.normal(0, 0.01, shape))
+    high, low = np.maximum(opened, close) * 1.01, np.minimum(opened, close) * 0.99
+    fields = {"open": opened, "high": high, "low": low, "close": close, "vwap": (high + low) / 2}
+    fields["volume"] = rng.lognormal(16, 0.5, shape)
+    days = np.busday_offset("2020-01-01", np.arange(shape[1]))
+    panel = Panel(list("abc"), days, {field: values.astype(np.float32) for field, values in fields.items()})
+
+    def computed(panel: Panel) -> dict[str, np.ndarray]:
+        if name == "technical_indicators":
+            return compute_indicators(panel)
+        return compute(expressions(name), panel)
+
+    by = 64.0
+    one, other = computed(panel), computed(rescaled(panel, by))
+    for feature in feature_set(name):
+        scale = {"": 1.0, "currency": by, "shares": 1 / by}[feature.unit]
+        expected = one[feature.name] * scale
+        size = np.nanmax(np.abs(expected))
+        assert size > 0, feature.name
+        np.testing.assert_allclose(other[feature.name], expected, rtol=1e-4, atol=1e-4 * size, err_msg=feature.name)
+        assert feature.kind == ("level" if feature.unit else "factor")
+
+
+def test_an_unknown_unit_is_refused():
+    with pytest.raises(UnknownNameError, match="did you mean 'currency'"):
+        Feature("x", "g", "$close", "m", "d", "curency")
 
 
 def test_the_documented_catalogue_is_the_code_s():
