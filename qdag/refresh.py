@@ -4,7 +4,7 @@ Nothing is run here and no orchestrator is known: the command, the sensors and p
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from qdag.errors import SessionError
 from qdag.lineage import Lineage, Stale
-from qdag.stages import Platform, asset_names, definition_version, reads_of, window_sessions
+from qdag.stages import Platform, asset_names, reads_of, stored_sessions, versions_of, window_sessions
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,28 @@ def survey(platform: Platform, universe: str, assets: Sequence[str] | None = Non
 
 
 def _lineage(platform: Platform, universe: str) -> Lineage:
-    spec = platform.settings.universe(universe)
+    spec, calendar = platform.settings.universe(universe), platform.calendar(universe)
     return Lineage(
-        platform.store, universe, platform.calendar(universe).between(spec.start, platform.last_session(universe))
+        platform.store, universe, calendar.between(spec.start, platform.last_session(universe)), calendar.all
     )
 
 
 def _stale(platform: Platform, lineage: Lineage) -> dict[str, Stale]:
     settings = platform.settings
     chain = {name: reads_of(settings, lineage.universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
-    found = lineage.stale(chain, {name: definition_version(settings, name) for name in chain})
+    found = lineage.stale(chain, versions_of(settings, lineage.universe))
     trained = lineage.recorded("trained_model")
     none = lineage.sessions[:0]
-    model, scores = found["trained_model"], found["predictions"]
-    found["trained_model"] = Stale(model.asset, none, model.code, model.data)
+    scores = found["predictions"]
     served = scores.missing[scores.missing > trained[0]] if len(trained) else none
-    found["predictions"] = Stale(scores.asset, served, scores.code, scores.data)
+    found["predictions"] = replace(scores, missing=served)
+    found["trained_model"] = replace(found["trained_model"], missing=none)
+    # the directory is no table with a log: at least its calendar tells what it holds
+    bins = found["qlib_bin"]
+    lost = np.setdiff1d(lineage.recorded("qlib_bin"), stored_sessions(platform, "qlib_bin", lineage.universe))
+    if len(lost):
+        others = {name: np.setdiff1d(getattr(bins, name), lost) for name in ("missing", "code", "data")}
+        found["qlib_bin"] = Stale("qlib_bin", **others, rows=lost)
     return found
 
 

@@ -135,11 +135,17 @@ LINEAGE = TableSpec(
         Column(
             "inputs",
             "int64",
-            "digest of the raw_ohlcv sessions that the session was computed from; for raw_ohlcv, of the session itself",
+            "digest of what the session was computed from; for raw_ohlcv, of the session's own rows",
             nullable=False,
         ),
         Column("definition", "string", "version of what was computed: columns, expressions, settings", nullable=False),
-        Column("version", "int64", "Delta version that holds the session; null for what is no table"),
+        Column("version", "int64", "Delta version that brought the session; of qlib_bin, the one of raw_ohlcv it read"),
+        Column("commit", "string", "identity of that version's commit; null for what is no table"),
+        Column(
+            "past",
+            "int64",
+            "of raw_ohlcv, digest of the last closes before the rows that follow a gap; null without such rows",
+        ),
         Column("blocked", "string", "blocking checks that the session failed; null where it may be read"),
     ),
     "What every stored session was computed from: where it differs from what it would be computed from now, the "

@@ -24,9 +24,9 @@ from qdag import __version__, schema
 from qdag.engine import Panel, compute_blocks, plan
 from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
-from qdag.lineage import Lineage, Reads, Stale, forget, record, record_raw
+from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
 from qdag.sessions import SessionCalendar, calendar_for
-from qdag.settings import Settings, UniverseSettings, WebSource
+from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences, row_digests
 from qdag.store.files import write_text
 from qdag.store.panels import ENGINE_FIELDS, change_reach, panel_batches, read_panels, table_matrix
@@ -48,6 +48,8 @@ CHUNK_SESSIONS = 250
 BATCH_ROWS = 1 << 16
 FUTURE_SESSIONS = 250
 FACTOR_BLOCK = 32
+MONTH_SESSIONS = 23
+"""Most sessions of a month."""
 POOL = "all"
 INDUSTRY = "industry"
 """Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
@@ -196,8 +198,11 @@ def _write(
             provenance = {
                 **platform.provenance,
                 "qdag_version": __version__,
-                "definition_version": definition_version(platform.settings, spec.name),
-                **{f"input.{name}": str(platform.store.version(name)) for name in inputs},
+                "definition_version": definition(platform.settings, universe, spec.name).version,
+                **{
+                    f"input.{name}": str(_version_read(platform, universe, spec.name, name, sessions))
+                    for name in inputs
+                },
             }
             start, end = sessions[0].item(), sessions[-1].item()
             _forget(platform, universe, spec.name, sessions, read)
@@ -238,73 +243,106 @@ def _empty(platform: Platform, universe: str) -> dict[str, Any]:
 # -- lineage ----------------------------------------------------------------------------------------------------------
 
 
-def reads_of(settings: Settings, universe: str, asset: str) -> tuple[Reads, ...]:
+def reads_of(settings: Settings, universe: str, asset: str, defined: Definition | None = None) -> tuple[Reads, ...]:
     """What a session of an asset reads: other assets' sessions before and after it. Empty for raw_ohlcv.
+
+    ``defined``: as an earlier definition of the asset read; by default the current one.
 
     factor_metrics reads labels too, but only what had become known by its session, which is told by the provider,
     and its own sessions before; see ``inputs_of``.
     """
     reach = max(settings.horizons) + 1
     if asset == "qlib_bin":
-        # the change since the last close; over a suspension the stage itself writes on to the next trade
+        # the change since the last close: over a suspension raw_ohlcv itself tells what its next row looks back to
         return (Reads("raw_ohlcv", past=1),)
     if asset == "labels":
         return (Reads("qlib_bin", future=reach),)
+    columns = (defined or definition(settings, universe, asset)).columns
+    tables = tuple(dict.fromkeys(name.split(".", 1)[0] for name in columns))
     if asset == "factor_metrics":
         from qdag.factors.metrics import ICIR_WINDOW
 
         past = reach + ICIR_WINDOW
-        return (Reads("qlib_bin", past=past), *(Reads(table, past=past) for table in feature_tables(settings)))
-    training = settings.training_for(universe)
+        windows = [p.window for p in settings.universe(universe).pools.values() if isinstance(p, TopPool)]
+        # members are chosen at the beginning of a month from the traded value of the sessions before
+        chosen = (Reads("raw_ohlcv", past=past + MONTH_SESSIONS + max(windows)),) if windows else ()
+        features = (Reads(table, past=past, columns=True) for table in tables)
+        return (Reads("qlib_bin", past=past, columns=True), *features, *chosen)
     if asset == "trained_model":
+        training = settings.training_for(universe)
         past = training.train_sessions + training.valid_sessions + training.test_sessions + 3 * reach
-        return (Reads("qlib_bin", past=past), *(Reads(table, past=past) for table in training.features))
+        return (Reads("qlib_bin", past=past), *(Reads(table, past=past, columns=True) for table in tables))
     if asset == "predictions":
-        return tuple(Reads(table) for table in training.features)
+        return tuple(Reads(table, columns=True) for table in tables)
     if asset in schema.FEATURE_TABLES:
-        return (Reads("qlib_bin", past=_lookback(settings, asset)),)
+        return (Reads("qlib_bin", past=_lookback(asset, columns)),)
     return ()
 
 
-def _lookback(settings: Settings, table: str) -> int:
-    """Sessions of past that a feature table needs."""
+def _lookback(table: str, columns: Mapping[str, str]) -> int:
+    """Sessions of past that the columns of a feature table need."""
     if table == "technical_indicators":
         from qdag.features.indicators import WARMUP
 
         return WARMUP
-    return plan({f.name: f.expression or "" for f in features_of(settings, table)}).lookback
+    return plan({name: _expression(text) for name, text in columns.items()}).lookback
 
 
-def inputs_of(platform: Platform, universe: str, asset: str, sessions: np.ndarray) -> np.ndarray | None:
-    """Digests of what the sessions (without gaps) would be computed from now; None for what has no lineage."""
-    reads = reads_of(platform.settings, universe, asset)
+def _lineage(platform: Platform, universe: str, first: int, last: int) -> Lineage:
+    """Records from one position of the calendar to another, as far as it goes."""
+    calendar = platform.calendar(universe).all
+    return Lineage(platform.store, universe, calendar[max(0, first) : last + 1], calendar)
+
+
+def versions_of(settings: Settings, universe: str) -> dict[str, str]:
+    """The version of every asset's definition in a universe."""
+    return {name: definition(settings, universe, name).version for name in asset_names(settings)}
+
+
+def inputs_of(
+    platform: Platform, universe: str, asset: str, sessions: np.ndarray, defined: Definition | None = None
+) -> np.ndarray | None:
+    """Digests of what the sessions (without gaps) would be computed from now; None for what has no lineage.
+
+    ``defined``: by an earlier definition of the asset; by default the current one.
+    """
+    settings = platform.settings
+    reads = reads_of(settings, universe, asset, defined)
     if not reads:
         return None
     calendar = platform.calendar(universe).all
-    first = int(np.searchsorted(calendar, sessions[0])) - max(read.past for read in reads)
-    last = int(np.searchsorted(calendar, sessions[-1])) + max(read.future for read in reads)
-    part = calendar[max(0, first) : last + 1]
-    digests = Lineage(platform.store, universe, part).inputs(reads)[np.searchsorted(part, sessions)]
-    if asset == "factor_metrics":
-        # labels are read too, and the metrics of the sessions before: what is computed from stale ones must not pass
-        # for what it is not. What later sessions add to labels is not known by these: they may have been computed
-        # without them, or with all of them
-        names = ("qlib_bin", *feature_tables(platform.settings), "labels", "factor_metrics")
-        chain = {name: reads_of(platform.settings, universe, name) for name in names}
-        versions = {name: definition_version(platform.settings, name) for name in chain}
-
-        def stale(known: np.ndarray) -> dict[str, Stale]:
-            return Lineage(platform.store, universe, known).stale(chain, versions)
-
-        found = stale(calendar[calendar <= sessions[-1]])
-        labels, own = found["labels"].sessions, found["factor_metrics"].sessions
-        if len(labels):
-            labels = np.intersect1d(labels, stale(calendar)["labels"].sessions)
-        bad = np.searchsorted(calendar, np.union1d(labels, own[own < sessions[0]]))
-        at = np.searchsorted(calendar, sessions)
-        past = max(read.past for read in reads)
-        digests[np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)] ^= np.uint64(1)
+    at = np.searchsorted(calendar, sessions)
+    versions = versions_of(settings, universe)
+    if asset != "factor_metrics":
+        first, last = at[0] - max(read.past for read in reads), at[-1] + max(read.future for read in reads)
+        lineage = _lineage(platform, universe, first, last)
+        return lineage.inputs(reads, versions)[np.searchsorted(lineage.sessions, sessions)]
+    lineage = _lineage(platform, universe, 0, len(calendar))
+    digests = lineage.inputs(reads, versions)[at]
+    # labels are read too, and the metrics of the sessions before: what is computed from stale ones must not pass
+    # for what it is not. What later sessions add to labels is not known by these: they may have been computed
+    # without them, or with all of them
+    names = ("qlib_bin", *feature_tables(settings), "labels", "factor_metrics")
+    chain = {name: reads_of(settings, universe, name) for name in names}
+    found = lineage.stale(chain, versions, stop=int(at[-1]) + 1)
+    labels, own = found["labels"].sessions, found["factor_metrics"].sessions
+    if len(labels):
+        labels = np.intersect1d(labels, lineage.stale(chain, versions)["labels"].sessions)
+    bad = np.searchsorted(calendar, np.union1d(labels, own[own < sessions[0]]))
+    past = max(read.past for read in reads if read.asset == "qlib_bin")
+    digests[np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)] ^= np.uint64(1)
     return digests
+
+
+def _version_read(platform: Platform, universe: str, asset: str, name: str, sessions: np.ndarray) -> int | None:
+    """Version of a table that an asset reads; of raw_ohlcv, which it reads through the Qlib directory, the newest one
+    whose bars lie there."""
+    reads = {read.asset: read for read in reads_of(platform.settings, universe, asset)}
+    if name != "raw_ohlcv" or "qlib_bin" not in reads:
+        return platform.store.version(name)
+    read, at = reads["qlib_bin"], np.searchsorted(platform.calendar(universe).all, [sessions[0], sessions[-1]])
+    versions = _lineage(platform, universe, at[0] - read.past, at[1] + read.future).records("qlib_bin").versions
+    return int(versions.max(initial=-1)) if (versions >= 0).any() else None
 
 
 def _record(
@@ -316,47 +354,40 @@ def _record(
     version: int | None,
 ) -> None:
     if inputs is not None and len(sessions):
-        definition = definition_version(platform.settings, asset)
-        if asset in schema.FEATURE_TABLES:
-            file = _definition_file(platform, definition)
+        defined = definition(platform.settings, universe, asset)
+        if defined.columns:
+            file = _definition_file(platform, defined.version)
             if not file.exists():
-                write_text(file, definition_text(platform.settings, asset))
-        record(platform.store, universe, asset, sessions, inputs, definition, version, platform.provenance)
+                write_text(file, defined.text())
+        record(platform.store, universe, asset, sessions, inputs, defined.version, version, platform.provenance)
 
 
-def _definition_file(platform: Platform, definition: str) -> Path:
-    """Where the text of a feature table's definition is kept, by its version."""
-    return platform.settings.home / "definitions" / f"{definition}.txt"
+def _definition_file(platform: Platform, version: str) -> Path:
+    """Where a definition is kept, by its version."""
+    return platform.settings.home / "definitions" / f"{version}.json"
 
 
-def standing_columns(
-    platform: Platform, universe: str, table: str, sessions: np.ndarray, expressions: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Columns whose stored values would not come out differently: only the definition of others has changed.
+def reusable_columns(platform: Platform, universe: str, asset: str, sessions: np.ndarray) -> tuple[str, ...]:
+    """Columns (or factors) whose stored values would not come out differently: only the definition of others changed.
 
-    None where the inputs have changed, where sessions are of several definitions or of none, and where nothing has
-    changed at all: then somebody wants everything computed again.
+    None where the inputs have changed, where sessions are of several definitions or of none, where other rows are
+    stored than were recorded, and where nothing has changed at all: then somebody wants everything computed again.
     """
-    calendar = platform.calendar(universe).all
-    stop = int(np.searchsorted(calendar, sessions[-1])) + 1
-    lineage = Lineage(platform.store, universe, calendar[:stop])
-    at = np.searchsorted(calendar, sessions)
-    records = lineage.records(table)
-    versions = set(records.definitions[at].tolist())
-    if not records.known[at].all() or len(versions) != 1 or versions == {definition_version(platform.settings, table)}:
+    at = np.searchsorted(platform.calendar(universe).all, sessions)
+    records = _lineage(platform, universe, int(at[0]), int(at[-1])).records(asset)
+    versions = set(records.definitions.tolist())
+    current = definition(platform.settings, universe, asset)
+    if not (records.known & records.intact).all() or len(versions) != 1 or versions == {current.version}:
         return ()
-    file = _definition_file(platform, versions.pop())
-    if not file.exists():
+    try:
+        old = Definition.parse(_definition_file(platform, versions.pop()).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
         return ()
-    old = dict(line.split("=", 1) for line in file.read_text("utf-8").splitlines() if "=" in line)
-    new = dict(line.split("=", 1) for line in definition_text(platform.settings, table).splitlines() if "=" in line)
-    # other lines than expressions are what all columns may depend on
-    if {n: t for n, t in old.items() if ":" in n} != {n: t for n, t in new.items() if ":" in n}:
+    if old.shared != current.shared:
         return ()
-    past = plan({name: text for name, text in old.items() if ":" not in name}).lookback
-    if np.any(lineage.inputs((Reads("qlib_bin", past=past),))[at] != records.inputs[at]):
+    if np.any(inputs_of(platform, universe, asset, sessions, old) != records.inputs):
         return ()
-    return tuple(name for name, text in expressions.items() if old.get(name) == text)
+    return tuple(name for name, text in current.columns.items() if old.columns.get(name) == text)
 
 
 def _forget(
@@ -368,8 +399,8 @@ def _forget(
     always: bool = False,
 ) -> None:
     if inputs is not None:
-        definition = definition_version(platform.settings, asset)
-        forget(platform.store, universe, asset, sessions, inputs, definition, platform.provenance, always)
+        version = definition(platform.settings, universe, asset).version
+        forget(platform.store, universe, asset, sessions, inputs, version, platform.provenance, always)
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------
@@ -450,31 +481,81 @@ def describe(settings: Settings, table: str) -> str:
     )
 
 
-def definition_text(settings: Settings, table: str) -> str:
-    """Text that changes exactly when what a table computes changes."""
-    from qdag.sources.membership import content, definition
-
-    universes = sorted(settings.universes.items())
-    if table in schema.FEATURE_TABLES:
-        features = [f"{f.name}={f.expression or f.meaning}" for f in features_of(settings, table)]
-        if any(f"${INDUSTRY}" in text for text in features):
-            features += [f"{name}: {content(u.industries)}" for name, u in universes if u.industries]
-        return "\n".join(features)
-    if table == "trained_model":
-        return "\n".join(settings.training_for(universe).model_dump_json() for universe in sorted(settings.universes))
-    spec = table_spec(settings, table)
-    pools = [
-        f"{universe}.{name}: {definition(pool)}"
-        for universe, u in universes
-        for name, pool in u.pools.items()
-        if table in ("qlib_bin", "factor_metrics")
-    ]
-    return "\n".join([repr(spec.columns) if spec else DESCRIPTIONS[table], *pools])
+VERSIONS = {"qlib_bin": 1, "labels": 1, "factor_metrics": 1, "trained_model": 1, "predictions": 1}
+"""Raised by hand when the code of an asset gives other values for the same inputs; feature sets have their own."""
 
 
-def definition_version(settings: Settings, table: str) -> str:
-    """Short hash that changes exactly when what a table computes changes."""
-    return sha256(definition_text(settings, table).encode()).hexdigest()[:12]
+def definition(settings: Settings, universe: str, asset: str) -> Definition:
+    """What decides the values of an asset in a universe besides what it reads: no prose, and nothing of others."""
+    from qdag.engine import VERSION as ENGINE_VERSION
+    from qdag.features.catalogue import set_definition
+
+    shared = {"version": str(VERSIONS[asset])} if asset in VERSIONS else {}
+    if asset in schema.FEATURE_TABLES:
+        shared = {"engine": str(ENGINE_VERSION), **set_definition(asset)}
+        return Definition(shared, {f.name: _column(settings, universe, f) for f in features_of(settings, asset)})
+    if asset == "qlib_bin":
+        return Definition({**shared, "fields": ",".join(ENGINE_FIELDS)}, _pool_definitions(settings, universe))
+    if asset == "labels":
+        return Definition({**shared, "engine": str(ENGINE_VERSION)}, label_expressions(settings))
+    if asset == "factor_metrics":
+        from qdag.factors import metrics
+
+        names = ("ICIR_WINDOW", "ICIR_MINIMUM", "MINIMUM_PAIRS", "MINIMUM_QUINTILE_PAIRS", "EQUAL_DEVIATION")
+        shared |= {name.lower(): str(getattr(metrics, name)) for name in names}
+        shared |= {"labels": definition(settings, universe, "labels").version}
+        shared |= {f"pool {name}": text for name, text in _pool_definitions(settings, universe).items()}
+        evaluated = {f"{table}.{name}" for table in feature_tables(settings) for name in factors_of(settings, table)}
+        columns = _columns_read(settings, universe, feature_tables(settings))
+        return Definition(shared, {name: text for name, text in columns.items() if name in evaluated})
+    if asset in ("trained_model", "predictions"):
+        training = settings.training_for(universe)
+        if asset == "trained_model":
+            labels_version = definition(settings, universe, "labels").version
+            shared |= {"training": training.model_dump_json(), "labels": labels_version}
+        return Definition(shared, _columns_read(settings, universe, training.features))
+    dtypes = ",".join(f"{column.name} {column.dtype}" for column in schema.table(asset).columns)
+    return Definition({"dtypes": dtypes, "calendar": settings.universe(universe).calendar})
+
+
+def _columns_read(settings: Settings, universe: str, tables: Iterable[str]) -> dict[str, str]:
+    """Definitions of feature columns, by table and column."""
+    return {
+        f"{table}.{name}": text
+        for table in tables
+        for name, text in definition(settings, universe, table).columns.items()
+    }
+
+
+def _column(settings: Settings, universe: str, feature: Feature) -> str:
+    """What a feature's values are: its expression, and what else that looks up."""
+    from qdag.sources.membership import content
+
+    text = feature.expression or ""
+    listed = settings.universe(universe).industries
+    return f"{text}\n{INDUSTRY}: {content(listed) if listed else 'none'}" if f"${INDUSTRY}" in text else text
+
+
+def _expression(column: str) -> str:
+    """The expression in the definition of a column."""
+    return column.partition("\n")[0]
+
+
+def _pool_definitions(settings: Settings, universe: str) -> dict[str, str]:
+    from qdag.sources.membership import definition as pool_definition
+
+    return {name: pool_definition(pool) for name, pool in settings.universe(universe).pools.items()}
+
+
+def label_expressions(settings: Settings) -> dict[str, str]:
+    """The forward return of every horizon, by column."""
+    return {f"label_{h}": f"Ref($close, -{h + 1})/Ref($close, -1) - 1" for h in settings.horizons}
+
+
+def code_version(settings: Settings, asset: str) -> str:
+    """Short hash that changes exactly when the definition of an asset changes in some universe."""
+    found = [f"{name} {definition(settings, name, asset).version}" for name in sorted(settings.universes)]
+    return sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
 # -- market data ------------------------------------------------------------------------------------------------------
@@ -540,8 +621,7 @@ def raw_ohlcv(
             provenance = {**platform.provenance, "qdag_version": __version__}
             files = [vars(file) for file in delivery.versions]
             deliveries.record(platform.store, universe, first, last, files, reading, result.version, provenance)
-        if found.first and found.last:
-            record_raw(platform.store, universe, found.first, found.last, platform.provenance)
+        reconcile(platform.store, universe, platform.calendar(universe).all, platform.provenance)
         platform.tell("raw_ohlcv", 2, 2)
     counts = pc.value_counts(delivery.quarantine["reason"]).to_pylist()
     extra = {
@@ -681,14 +761,13 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
             begin = min(published, int(np.searchsorted(calendar, sessions[0])))
             reach = change_reach(platform.store, universe, listed, calendar[begin], sessions[-1], version)
             written = calendar[begin : int(np.searchsorted(calendar, reach, "right"))]
-            before = {name for name, (first, _) in listed.items() if first < written[0]}
             read = inputs_of(platform, universe, "qlib_bin", written)
             members: list[Membership] = []
 
             def panels() -> Iterator[Panel]:
                 done = platform.written["qlib_bin"] = 0
                 platform.tell("qlib_bin", done, len(written))
-                for panel in read_panels(platform.store, universe, written, version=version, traded_before=before):
+                for panel in read_panels(platform.store, universe, written, version=version):
                     names.update(panel.instruments)
                     platform.written["qlib_bin"] += int(np.count_nonzero(panel.traded()))
                     yield panel
@@ -703,7 +782,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
             # a write that dies may leave no calendar, or files of its own, even where it would have changed nothing
             _forget(platform, universe, "qlib_bin", written, read, always=True)
             report = QlibBinWriter(provider).write(ahead(panels(), 1), calendar, future, pools)
-            _record(platform, universe, "qlib_bin", written, read, None)
+            _record(platform, universe, "qlib_bin", written, read, version)
             following = int(np.count_nonzero(written > sessions[-1]))
             extra |= {"bridged_sessions": len(written) - len(sessions) - following, "following_sessions": following}
             extra |= {name: value for name, value in vars(report).items() if name not in ("pools", "rows", "missing")}
@@ -772,7 +851,7 @@ def memberships(
         names = sorted(days)
         value = np.full((len(names), len(sessions)), np.nan)
         at = 0
-        for chunk in np.array_split(sessions, max(1, -(-len(sessions) // CHUNK_SESSIONS))):
+        for chunk in _parts(sessions):
             columns = ["close", "volume", "amount"]
             first, last, keys = chunk[0].item(), chunk[-1].item(), ["date", "instrument"]
             rows = platform.store.read("raw_ohlcv", universe, first, last, columns=[*keys, *columns], version=version)
@@ -914,7 +993,7 @@ def labels(platform: Platform, universe: str, start: date, end: date) -> StageRe
         sessions = np.concatenate([calendar.all[max(0, position - reach) : position], sessions])
         stored = platform.store.sessions("raw_ohlcv", universe)
         sessions = sessions[sessions >= (stored[0] if len(stored) else sessions[0])]
-    expressions = {f"label_{h}": f"Ref($close, -{h + 1})/Ref($close, -1) - 1" for h in settings.horizons}
+    expressions = label_expressions(settings)
     return _expressions(platform, schema.labels_table(settings.horizons), universe, sessions, expressions, after=reach)
 
 
@@ -929,7 +1008,7 @@ def _expressions(
     allow_future = after > 0
     standing: tuple[str, ...] = ()
     if spec.name in schema.FEATURE_TABLES and len(sessions):
-        standing = standing_columns(platform, universe, spec.name, sessions, expressions)
+        standing = reusable_columns(platform, universe, spec.name, sessions)
     expressions = {name: text for name, text in expressions.items() if name not in standing}
     planned = plan(expressions, allow_future=allow_future)
     engine = platform.settings.engine
@@ -969,11 +1048,16 @@ def _ends(sessions: np.ndarray) -> tuple[date, date]:
     return sessions[0].item(), sessions[-1].item()
 
 
+def _parts(sessions: np.ndarray) -> list[np.ndarray]:
+    """Sessions cut into parts of nearly the same size."""
+    return np.array_split(sessions, max(1, -(-len(sessions) // CHUNK_SESSIONS)))
+
+
 def _chunks(platform: Platform, stage: str, sessions: np.ndarray) -> Iterator[np.ndarray]:
     """Some sessions at a time, so that memory does not grow with history; reports progress between them."""
     done = 0
     platform.tell(stage, done, len(sessions))
-    for chunk in np.array_split(sessions, max(1, -(-len(sessions) // CHUNK_SESSIONS))):
+    for chunk in _parts(sessions):
         yield chunk
         done += len(chunk)
         platform.tell(stage, done, len(sessions))
@@ -983,11 +1067,12 @@ def _chunks(platform: Platform, stage: str, sessions: np.ndarray) -> Iterator[np
 
 
 class _StoredMatrices(Mapping[str, np.ndarray]):
-    """Feature columns of stored tables as instruments x sessions, one block of columns loaded at a time."""
+    """Feature columns of stored tables, named ``table.column``, as instruments x sessions, one block of columns loaded
+    at a time."""
 
-    def __init__(self, platform: Platform, universe: str, tables: Sequence[str], panel: Panel):
+    def __init__(self, platform: Platform, universe: str, names: Iterable[str], panel: Panel):
         self._platform, self._universe, self._panel = platform, universe, panel
-        self._names = [f"{t}.{name}" for t in tables for name in factors_of(platform.settings, t)]
+        self._names = list(names)
         self._loaded: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -1022,6 +1107,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
 
     settings, spec = platform.settings, schema.FACTOR_METRICS
     tables = feature_tables(settings)
+    factors = tuple(definition(settings, universe, spec.name).columns)
     sessions = window_sessions(platform, universe, start, end)
     if not len(sessions):
         return _write(platform, spec, universe, sessions, lambda: iter(()))
@@ -1033,8 +1119,17 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
     if not len(signals):
         return _write(platform, spec, universe, sessions, lambda: iter(()), inputs=(*tables, "labels"))
     pools = _written_pools(platform, universe)
+    # of factors whose columns are what they were the stored metrics stay
+    reused = reusable_columns(platform, universe, spec.name, sessions)
+    computed = [name for name in factors if name not in reused]
 
     def batches() -> Iterator[pa.RecordBatch]:
+        for chunk in _parts(sessions) if reused else ():
+            stored = platform.store.read(spec.name, universe, *_ends(chunk), columns=spec.arrow().names)
+            kept = pc.is_in(stored["factor"], value_set=pa.array(reused, pa.string()))
+            yield from stored.filter(kept).to_batches(BATCH_ROWS)
+        if not computed:
+            return
         panel, _ = _panel(platform, universe, signals, fields=("close",))
         names = [f"label_{h}" for h in settings.horizons]
         stored_labels = platform.store.read(
@@ -1045,7 +1140,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
         history = None
         if len(before) and platform.store.exists(spec.name):
             history = platform.store.read(spec.name, universe, before[0].item(), before[-1].item())
-        features = _StoredMatrices(platform, universe, tables, panel)
+        features = _StoredMatrices(platform, universe, computed, panel)
         traded = panel.traded()
         done = 0
         platform.tell(spec.name, 0, len(features))
@@ -1071,7 +1166,10 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
     result = _write(platform, spec, universe, sessions, batches, inputs=(*tables, "labels"))
     horizon = settings.training_for(universe).horizon
     best = best_factors(platform, universe, horizon, dates[0], dates[1])
-    return replace(result, extra={**result.extra, f"top_factors_horizon_{horizon}": _frame_rows(best)})
+    extra = {**result.extra, f"top_factors_horizon_{horizon}": _frame_rows(best)}
+    if reused:
+        extra["factors_computed"] = ", ".join(computed) or "none"
+    return replace(result, extra=extra)
 
 
 def _written_pools(platform: Platform, universe: str) -> "list[Pool]":
@@ -1179,9 +1277,8 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
         platform.tell("predictions", len(sessions), len(sessions))
         yield from scored.table.to_batches()
 
-    result = _write(
-        platform, schema.PREDICTIONS, universe, sessions, batches, inputs=platform.settings.training.features
-    )
+    training = platform.settings.training_for(universe)
+    result = _write(platform, schema.PREDICTIONS, universe, sessions, batches, inputs=training.features)
     return replace(result, extra=extra)
 
 

@@ -96,7 +96,7 @@ def test_versions_show_and_diff(folder, platform):
     assert "2018-01-02 .. 2018-06-29" in written
     assert "run-of-t" in written
     assert f"raw_ohlcv {platform.store.version('raw_ohlcv') - 1}" in written
-    assert stages.definition_version(platform.settings, "labels") in written
+    assert stages.definition(platform.settings, "toy", "labels").version in written
     before = platform.store.version("raw_ohlcv")
     rows = platform.store.read("raw_ohlcv", "toy", END, END)
     changed = rows.set_column(6, "close", [[value + 1 for value in rows["low"].to_pylist()]]).slice(1)

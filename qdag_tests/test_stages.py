@@ -213,7 +213,7 @@ def test_missing_upstream_says_what_to_do(tmp_path):
 
 def test_code_version_follows_the_expressions(tmp_path):
     settings = _settings(tmp_path)
-    text = stages.definition_text(settings, "custom_factors")
+    text = stages.code_version(settings, "custom_factors")
     changed = settings.model_copy(update={"custom_factors": {"gap": "$open/Ref($close, 2) - 1"}})
-    assert stages.definition_text(changed, "custom_factors") != text
-    assert stages.definition_text(changed, "alpha158") == stages.definition_text(settings, "alpha158")
+    assert stages.code_version(changed, "custom_factors") != text
+    assert stages.code_version(changed, "alpha158") == stages.code_version(settings, "alpha158")

@@ -437,7 +437,7 @@ def test_definitions_follow_the_lists(tmp_path):
     tables = ("qlib_bin", "factor_metrics", "custom_factors", "labels")
 
     def texts():
-        return [stages.definition_text(settings, table) for table in tables]
+        return [stages.definition(settings, "toy", table).version for table in tables]
 
     def changed(before):
         return [table for table, a, b in zip(tables, before, texts(), strict=True) if a != b]
@@ -447,7 +447,8 @@ def test_definitions_follow_the_lists(tmp_path):
     assert changed(before) == ["qlib_bin", "factor_metrics"]
     before = texts()
     (tmp_path / "stocks.csv").unlink()
-    assert changed(before) == ["custom_factors"]
+    # metrics are of the columns as they are defined
+    assert changed(before) == ["factor_metrics", "custom_factors"]
     before = texts()
     settings = _settings(tmp_path, pools={"busy": {"kind": "top", "size": 3, "window": 21}})
     assert changed(before) == ["qlib_bin", "factor_metrics"]

@@ -73,7 +73,7 @@ def _asset(
         owners=OWNERS,
         kinds=kinds,
         description=stages.describe(settings, name),
-        code_version=stages.definition_version(settings, name),
+        code_version=stages.code_version(settings, name),
         metadata={"dagster/column_schema": _column_schema(specs)} if specs else {},
     )
     def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:

@@ -9,4 +9,7 @@ from qdag.engine.panel import Panel
 from qdag.engine.parser import parse
 from qdag.engine.plan import ALL_HISTORY, Plan, plan
 
-__all__ = ["ALL_HISTORY", "OPERATORS", "Panel", "Plan", "compute", "compute_blocks", "parse", "plan"]
+VERSION = 1
+"""Raised by hand when a kernel gives other values: everything that was computed by it becomes stale."""
+
+__all__ = ["ALL_HISTORY", "OPERATORS", "VERSION", "Panel", "Plan", "compute", "compute_blocks", "parse", "plan"]

@@ -75,6 +75,16 @@ def feature_set(name: str) -> tuple[Feature, ...]:
     return features
 
 
+def set_definition(name: str) -> dict[str, str]:
+    """What the values of a set depend on besides its expressions: the module's ``VERSION``, which is raised by hand
+    when its code gives other values, and the constants that its ``constants()`` names."""
+    if name not in _MODULES:
+        return {"version": "1"}
+    module = import_module(_MODULES[name])
+    found: Mapping[str, object] = getattr(module, "constants", dict)()
+    return {"version": str(getattr(module, "VERSION", 1)), **{key: str(value) for key, value in found.items()}}
+
+
 class _FeatureSets(Mapping[str, tuple[Feature, ...]]):
     def __getitem__(self, name: str) -> tuple[Feature, ...]:
         if name not in _MODULES:

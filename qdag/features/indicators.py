@@ -121,6 +121,16 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 
+def constants() -> dict[str, int]:
+    """Constants that the values depend on, by name."""
+    return {
+        "warmup": WARMUP,
+        "warmup_halves": WARMUP_HALVES,
+        "counted": COUNTED,
+        "sessions_per_year": SESSIONS_PER_YEAR,
+    }
+
+
 def history_start(day: date) -> date:
     """The anchor of a session: the first day whose bars its indicators may depend on."""
     anchor: date = _anchor(np.datetime64(day, "D")).item()

@@ -57,7 +57,7 @@ def session_digests(
     if store.exists(name):
         stored = store.sessions(name, universe)
         stored = stored[(stored >= np.datetime64(start, "D")) & (stored <= np.datetime64(end, "D"))]
-        for first, last in _spans(stored):
+        for first, last in month_spans(stored):
             found.append(digests_by_session(store.read(name, universe, first, last)))
     sessions, values = zip(*found, strict=True)
     return np.concatenate(sessions), np.concatenate(values)
@@ -129,7 +129,7 @@ def differences(old: pa.Table, new: pa.Table, keys: Iterable[str]) -> Difference
     )
 
 
-def _spans(sessions: np.ndarray) -> Iterator[tuple[date, date]]:
+def month_spans(sessions: np.ndarray) -> Iterator[tuple[date, date]]:
     """First and last day of parts of a few calendar months each."""
     if not len(sessions):
         return

@@ -198,7 +198,7 @@ def read_panels(
             asked = [n for n, now in zip(names, listed, strict=True) if now and n not in closes]
             if traded_before is not None:
                 asked = [n for n in asked if n in traded_before]
-            closes |= _closes_before(store, universe, sessions[0], asked, version)
+            closes |= closes_before(store, universe, sessions[0], asked, version)
             raw["before"] = np.array([closes.get(n, np.nan) for n in names])
         adjusted = _adjusted(raw)
         if "change" in fields:
@@ -290,7 +290,7 @@ def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.take_along_axis(padded, source, axis=1)
 
 
-def _closes_before(
+def closes_before(
     store: TableStore, universe: str, day: np.datetime64, names: Sequence[str], version: int | None
 ) -> dict[str, float]:
     """Adjusted close of the last traded session before ``day`` of each instrument that has one."""

@@ -142,6 +142,11 @@ class TableStore:
         # what was opened and read stays in its process
         return {**self.__dict__, "_tables": {}, "_found": {}}
 
+    @property
+    def remote(self) -> bool:
+        """Whether the tables lie below an object store's URL, not in a folder."""
+        return self._remote
+
     def uri(self, name: str) -> str:
         """Path or URL of a table, readable by any Delta Lake reader."""
         return f"{self.root}/{_name('table', name)}"
@@ -351,9 +356,14 @@ class TableStore:
                 time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
         raise AssertionError("unreachable")
 
-    def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
+    def commit(self, name: str, version: int) -> tuple[list[dict[str, Any]], bytes]:
+        """The actions of a commit as the log has them, and the bytes that say so."""
         with self.filesystem(name).open_input_stream(f"{LOG}/{version:020d}.json") as stream:
-            return [json.loads(line) for line in bytes(stream.read()).splitlines()]
+            content = bytes(stream.read())
+        return [json.loads(line) for line in content.splitlines()], content
+
+    def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
+        return self.commit(name, version)[0]
 
     def _create(self, spec: TableSpec) -> "DeltaTable":
         from deltalake import DeltaTable

@@ -300,7 +300,7 @@ def test_a_red_session_holds_back_what_reads_it_and_no_other(tmp_path):
     wanted, _ = ask(house.instance, replace(request, end=house.days[59].item()), REFRESH_JOB, 0)
     result = house.run(wanted)
     assert not result.success
-    records = lineage.Lineage(house.platform.store, "us", house.days).records("raw_ohlcv")
+    records = lineage.Lineage(house.platform.store, "us", house.days, house.days).records("raw_ohlcv")
     assert house.days[records.blocked != ""].tolist() == [house.days[21].item()]
     assert "qlib_bin waits: raw_ohlcv failed structure" in map(str, survey(house.platform, "us").blocked)
     assert "qlib_bin waits: raw_ohlcv failed structure" in house.tick("stale_sessions").skip_message

@@ -1,0 +1,202 @@
+"""Which sessions would be computed differently now: what is recorded against what would be recorded.
+
+A *node* is one session of one asset. Its digest stands for its inputs and its definition. The inputs of a node are the
+nodes of the assets it reads, over the sessions it reads; those of raw_ohlcv are its rows. What a stage recorded when it
+wrote is compared with what it would record now, in the order of the chain: a session is stale where the two differ, or
+where its table no longer holds what was recorded, however the difference came about.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qdag.lineage.bars import reconcile
+from qdag.lineage.changes import changes
+from qdag.lineage.definition import shared_part
+from qdag.lineage.records import RAW, Records, as_recorded, nodes
+from qdag.schema import LINEAGE
+from qdag.store.digests import mixed, text_digest
+from qdag.store.tables import TableStore
+
+_NONE = np.array([], "M8[D]")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """An asset's session t reads ``asset`` from session t - past to t + future.
+
+    ``columns``: the reader's own definition names columns of the asset, so they must be stored as they are defined now.
+    """
+
+    asset: str
+    past: int = 0
+    future: int = 0
+    columns: bool = False
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Sessions (datetime64[D]) of an asset that would be computed differently now, by the first reason that holds.
+
+    Attributes
+    ----------
+    missing : never computed
+    code : its definition changed
+    data : what it reads changed
+    rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands
+    """
+
+    asset: str
+    missing: np.ndarray = field(default_factory=lambda: _NONE)
+    code: np.ndarray = field(default_factory=lambda: _NONE)
+    data: np.ndarray = field(default_factory=lambda: _NONE)
+    rows: np.ndarray = field(default_factory=lambda: _NONE)
+
+    @property
+    def sessions(self) -> np.ndarray:
+        return np.sort(np.concatenate([self.missing, self.code, self.data, self.rows]))
+
+    def __bool__(self) -> bool:
+        return bool(len(self.missing) or len(self.code) or len(self.data) or len(self.rows))
+
+    def reason(self) -> str:
+        """For people: how many sessions for which reason."""
+        words = (
+            ("never computed", self.missing),
+            ("stored rows changed", self.rows),
+            ("definition changed", self.code),
+            ("inputs changed", self.data),
+        )
+        return ", ".join(f"{text}: {len(days)} sessions" for text, days in words if len(days)) or "up to date"
+
+
+@dataclass
+class Lineage:
+    """The records of one universe on some sessions, read once.
+
+    Parameters
+    ----------
+    sessions : datetime64[D], increasing: a gapless part of ``calendar``
+    calendar : datetime64[D], increasing: all sessions of the universe's exchange
+    """
+
+    store: TableStore
+    universe: str
+    sessions: np.ndarray
+    calendar: np.ndarray
+    _records: dict[str, Records] = field(default_factory=dict, repr=False)
+
+    def records(self, asset: str) -> Records:
+        """What is recorded of an asset; of raw_ohlcv, what its rows are now."""
+        if not self._records:
+            self._load()
+        return self._records.get(asset) or Records.none(len(self.sessions))
+
+    def recorded(self, asset: str) -> np.ndarray:
+        """Sessions of an asset that were computed, be it from nothing."""
+        return self.sessions[self.records(asset).known]
+
+    def inputs(self, reads: Iterable[Reads], definitions: Mapping[str, str]) -> np.ndarray:
+        """Digest of what each session's inputs are, as they are stored: uint64 (S,). Inputs whose stored rows are not
+        those that were recorded, or hold other columns than are defined now where columns are read, are others."""
+        return window_digests(
+            (self.records(r.asset).nodes(definitions[r.asset] if r.columns else None), r) for r in reads
+        )
+
+    def fingerprint(self) -> str:
+        """Text that is the same exactly as long as nothing is written; a state that comes back has another one."""
+        total = mixed(np.array([text_digest(self.universe)], np.uint64))
+        raw = self.records(RAW)
+        for asset, records in sorted(self._records.items()):
+            total = mixed(total + np.uint64(text_digest(asset)) + records.nodes().sum(dtype=np.uint64))
+        return f"{int(raw.versions.max(initial=-1))}-{int(total[0]):016x}"
+
+    def stale(
+        self, chain: Mapping[str, Sequence[Reads]], definitions: Mapping[str, str], stop: int | None = None
+    ) -> dict[str, Stale]:
+        """Compare every asset of a chain, given in order, with what it would record now.
+
+        Expected are the sessions from the first to the last one that raw_ohlcv holds, those on which nobody has a row
+        included, as in the Qlib directory, and those that the asset has a record of. ``stop``: as if the calendar ended
+        before this position of ``sessions``.
+        """
+        stop = len(self.sessions) if stop is None else stop
+        sessions = self.sessions[:stop]
+        raw = self.records(RAW)
+        known = raw.known[:stop]
+        between = np.maximum.accumulate(known) & np.maximum.accumulate(known[::-1])[::-1]
+        expected_nodes = {RAW: raw.nodes()[:stop]}
+        found = {}
+        for asset, reads in chain.items():
+            records = self.records(asset)
+            recorded, texts = records.known[:stop], records.definitions[:stop]
+            inputs = window_digests((expected_nodes[r.asset], r) for r in reads)
+            expected = between | recorded
+            salt = np.full(len(inputs), shared_part(definitions[asset]), object)
+            expected_nodes[asset] = nodes(inputs, salt, expected)
+            rows = recorded & ~records.intact[:stop]
+            code = recorded & ~rows & (texts != definitions[asset])
+            data = recorded & ~rows & ~code & (records.inputs[:stop] != inputs)
+            found[asset] = Stale(
+                asset, sessions[expected & ~recorded], code=sessions[code], data=sessions[data], rows=sessions[rows]
+            )
+        return found
+
+    def _load(self) -> None:
+        if not len(self.sessions):
+            return
+        reconcile(self.store, self.universe, self.calendar)
+        if not self.store.exists(LINEAGE.name):
+            return
+        read = self.store.read(LINEAGE.name, self.universe, self.sessions[0].item(), self.sessions[-1].item())
+        rows = as_recorded(read)
+        assets = rows["asset"].to_numpy(zero_copy_only=False)
+        at = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
+        columns = {
+            "inputs": rows["inputs"].to_numpy().view(np.uint64),
+            "definitions": rows["definition"].to_numpy(zero_copy_only=False),
+            "blocked": rows["blocked"].fill_null("").to_numpy(zero_copy_only=False),
+            "versions": rows["version"].fill_null(-1).to_numpy(),
+            "past": rows["past"].fill_null(0).to_numpy().view(np.uint64),
+        }
+        commits = rows["commit"].to_numpy(zero_copy_only=False)
+        for asset in np.unique(assets.astype(str)).tolist():
+            mine = assets == asset
+            where = at[mine]
+            records = Records.none(len(self.sessions))
+            for name, values in columns.items():
+                getattr(records, name)[where] = values[mine]
+            records.known[where] = True
+            records.intact[where] = self._intact(asset, where, columns["versions"][mine], commits[mine])
+            self._records[asset] = records
+
+    def _intact(self, asset: str, where: np.ndarray, versions: np.ndarray, commits: np.ndarray) -> np.ndarray:
+        """Whether a table still holds what commits brought on sessions (N,): the commit is in its log, and nobody but a
+        stage, which records what it writes, changed the session after it."""
+        texts = commits.tolist()
+        named = np.array([text is not None for text in texts], bool)
+        # raw_ohlcv was just recorded as it is; what is no table names no commit
+        if asset == RAW or not self.store.exists(asset):
+            return np.ones(len(where), bool) if asset == RAW else ~named
+        log = changes(self.store, asset)
+        pairs = {pair: log.holds(*pair) for pair in set(zip(versions.tolist(), texts, strict=True))}
+        held = np.array([pairs[pair] for pair in zip(versions.tolist(), texts, strict=True)], bool)
+        for touch in log.touches:
+            if not touch.stage and touch.concerns(self.universe):
+                held &= (versions >= touch.version) | ~touch.within(self.sessions[where])
+        return held
+
+
+def window_digests(reads: "Iterable[tuple[np.ndarray, Reads]]") -> np.ndarray:
+    """Digest of the nodes that each session reads: uint64 (S,). Nodes outside the sessions count as absent."""
+    total = np.zeros(0, np.uint64)
+    for digests, read in reads:
+        size = len(digests)
+        before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(digests, dtype=np.uint64)])
+        here = np.arange(size)
+        last = np.minimum(here + read.future, size - 1) + 1
+        first = np.maximum(here - read.past, 0)
+        part = mixed((before[last] - before[first]) ^ np.uint64(text_digest(read.asset)))
+        total = part if not len(total) else total + part
+    return mixed(total)
