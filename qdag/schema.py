@@ -216,6 +216,16 @@ TABLES = {
     spec.name: spec for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, LINEAGE, FACTOR_METRICS, PREDICTIONS)
 }
 
+RESERVED_COLUMNS = frozenset({"month"} | {key for spec in TABLES.values() for key in spec.keys})
+"""Names that no feature may have: keys of the tables, and the partition column that the store adds."""
+
+ENGINE_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
+"""Series of the Qlib directory, which expressions read as ``$open``."""
+INDUSTRY = "industry"
+"""Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
+FIELDS = (*ENGINE_FIELDS, INDUSTRY)
+"""Everything that an expression may read."""
+
 FEATURE_TABLES = ("alpha158", "basic_statistics", "technical_indicators", "price_features", "custom_factors")
 
 

@@ -2,6 +2,7 @@
 
 from datetime import date, datetime, time, timedelta
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -123,12 +124,7 @@ class SessionCalendar:
     @cached_property
     def close(self) -> tuple[str, time]:
         """Time zone of the exchange, and the local time at which a whole session closes now."""
-        import exchange_calendars
-
-        known = exchange_calendars.get_calendar_names(include_aliases=True)
-        if self.name not in known:
-            raise unknown("exchange calendar", self.name, known)
-        exchange = exchange_calendars.get_calendar(self.name)
+        exchange = _whole(self.name)
         return str(exchange.tz), exchange.close_times[-1][1]
 
     def future(self, n: int, after: date | None = None) -> np.ndarray:
@@ -163,12 +159,8 @@ def _calendar(name: str, start: date, end: date | None, today: date) -> SessionC
 @lru_cache(maxsize=64)
 def _exchange(name: str, start: date, until: date, end: date | None) -> tuple[np.ndarray, np.ndarray]:
     import exchange_calendars
-    from exchange_calendars.errors import InvalidCalendarName
 
-    known = exchange_calendars.get_calendar_names(include_aliases=True)
-    if name not in known:
-        raise unknown("exchange calendar", name, known)
-    kind = type(exchange_calendars.get_calendar(name))
+    kind = type(_whole(name))
     low, high = kind.bound_min(), kind.bound_max()
     if low is not None and start < low.date():
         raise SessionError(f"calendar {name} is known from {low.date()} on, not from {start}; choose a later start")
@@ -181,7 +173,27 @@ def _exchange(name: str, start: date, until: date, end: date | None) -> tuple[np
         until = min(until, high.date())
     try:
         calendar = exchange_calendars.get_calendar(name, start=start.isoformat(), end=until.isoformat())
-    except (ValueError, InvalidCalendarName) as error:
-        raise SessionError(f"calendar {name} from {start} to {until} cannot be built: {error}") from error
+    except Exception as error:
+        raise SessionError(_unbuilt(f"{name} from {start} to {until}", error)) from error
     closes = calendar.closes.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
     return calendar.sessions.to_numpy().astype("datetime64[D]"), closes
+
+
+def _whole(name: str) -> Any:
+    """The package's calendar of an exchange, over its own range."""
+    import exchange_calendars
+
+    known = exchange_calendars.get_calendar_names(include_aliases=True)
+    if name not in known:
+        raise unknown("exchange calendar", name, known)
+    try:
+        return exchange_calendars.get_calendar(name)
+    except Exception as error:  # mistakes in the rules of single exchanges are of any type
+        raise SessionError(_unbuilt(name, error)) from error
+
+
+def _unbuilt(what: str, error: Exception) -> str:
+    return (
+        f"calendar {what} cannot be built by exchange_calendars: {type(error).__name__}: {error}; "
+        "choose another calendar or range, or another version of the package"
+    )

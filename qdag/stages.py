@@ -25,11 +25,12 @@ from qdag.engine import Panel, compute_blocks, plan
 from qdag.errors import MissingDataError, SessionError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
+from qdag.schema import ENGINE_FIELDS, INDUSTRY
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences, row_digests
 from qdag.store.files import write_text
-from qdag.store.panels import ENGINE_FIELDS, change_reach, panel_batches, read_panels, table_matrix
+from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
 from qdag.store.streams import ahead
 from qdag.store.tables import TableStore
 
@@ -51,8 +52,6 @@ FACTOR_BLOCK = 32
 MONTH_SESSIONS = 23
 """Most sessions of a month."""
 POOL = "all"
-INDUSTRY = "industry"
-"""Field of panels, not of the provider: the code of each instrument's industry, NaN where unknown."""
 
 
 def _silent(stage: str, done: int, total: int, rows: int) -> None:

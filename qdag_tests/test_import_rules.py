@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "qdag"
 ROOMS = {
     "errors": set(),
     "schema": {"errors"},
-    "settings": {"errors"},
+    "calendars": set(),
+    "settings": {"errors", "calendars", "schema", "engine"},
     "sessions": {"errors", "settings"},
     "universes": {"errors", "settings", "sessions"},
     "provider": {"errors"},

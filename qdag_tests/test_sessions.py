@@ -63,6 +63,12 @@ def test_what_is_not_known_is_refused():
         _ = SessionCalendar("XNYS", date(2013, 1, 5), date(2013, 1, 6)).all
 
 
+@pytest.mark.parametrize("code", ["ASEX", "XTAE"])
+def test_a_calendar_that_the_pinned_package_cannot_build_is_told_as_such(code: str):
+    with pytest.raises(SessionError, match="cannot be built by exchange_calendars"):
+        _ = SessionCalendar(code, date(2015, 1, 1), date(2015, 12, 31)).all
+
+
 def test_a_universe_has_one_calendar():
     sample = Settings().universes["sample"]
     assert calendar_for(sample) is calendar_for(sample)

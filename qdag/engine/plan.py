@@ -1,13 +1,13 @@
 """Many expressions as one graph: equal sub-expressions are one node, and each node knows the past it needs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qdag.engine.operators import MAX_WINDOW, OPERATORS, Family, Kind, family_of
 from qdag.engine.parser import SYMBOLS, Call, Expression, Field, Number, parse
-from qdag.errors import ExpressionError
+from qdag.errors import ExpressionError, nearest
 
 ALL_HISTORY = 1_000_000_000
 """The look-back, in sessions, of an expression that needs everything since the listing."""
@@ -124,21 +124,22 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(expressions: Mapping[str, str], allow_future: bool = False) -> Plan:
+def plan(expressions: Mapping[str, str], allow_future: bool = False, fields: Collection[str] | None = None) -> Plan:
     """Build one graph for named expressions.
 
     Parameters
     ----------
     expressions : name -> text
     allow_future : accept negative ``Ref`` and ``Delta``; only labels may
+    fields : the only ones that may be read, without ``$``; any by default, to be found on the panel
 
     Raises
     ------
     ExpressionError
-        A text that does not parse, arguments whose types do not fit, a look into the future that is not allowed, or
-        windows that add up to more than ``MAX_COST``.
+        A text that does not parse, an unknown field, arguments whose types do not fit, a look into the future that is
+        not allowed, or windows that add up to more than ``MAX_COST``.
     """
-    builder = _Builder(allow_future)
+    builder = _Builder(allow_future, fields)
     outputs = {}
     for name, text in expressions.items():
         builder.text = text
@@ -211,8 +212,9 @@ def ema_window(parameter: int | float) -> tuple[float, int]:
 
 
 class _Builder:
-    def __init__(self, allow_future: bool):
+    def __init__(self, allow_future: bool, fields: Collection[str] | None):
         self.allow_future = allow_future
+        self.fields = fields
         self.nodes: list[Node] = []
         self.known: dict[tuple[Any, ...], int] = {}
         self.parsed: dict[Expression, int] = {}
@@ -261,6 +263,9 @@ class _Builder:
 
     def _add(self, expression: Expression) -> int:
         if isinstance(expression, Field):
+            if self.fields is not None and expression.name not in self.fields:
+                near = nearest(str(expression), [f"${name}" for name in self.fields])
+                raise ExpressionError(f"unknown field '{expression}'{near}", self.text, self.text.find(str(expression)))
             return self.node("Field", (), (expression.name,), SINGLE, str(expression))
         if isinstance(expression, Number):
             raise self.fail(f"the number {expression} stands where a series is needed")
@@ -317,7 +322,8 @@ class _Builder:
     def _shift(self, expression: Call, source: int) -> int:
         lag = expression.parameters[0]
         if isinstance(lag, int) and lag < 0 and not self.allow_future:
-            raise self.fail(f"{expression} looks {-lag} sessions into the future, which only labels may")
+            ahead = f"{-lag} session{'s' if lag < -1 else ''}"
+            raise self.fail(f"{expression} looks {ahead} into the future, which only labels may")
         below = self.nodes[source]
         assert isinstance(lag, int)
         past, future = (ALL_HISTORY if lag == 0 else max(lag, 0)), max(-lag, 0)

@@ -10,12 +10,11 @@ import pyarrow.compute as pc
 
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
-from qdag.schema import TableSpec
+from qdag.schema import ENGINE_FIELDS, TableSpec
 from qdag.store.streams import ahead, at_once
 from qdag.store.tables import TableStore
 
 T = TypeVar("T")
-ENGINE_FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
 CHUNK_ROWS = 1 << 18
 """Rows read at a time, about: some 300 MiB of work. More of them gain nothing."""

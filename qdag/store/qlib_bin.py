@@ -832,7 +832,7 @@ def _refuse_clashes(names: Sequence[str]) -> None:
 def _check_pools(pools: Sequence[Pool]) -> None:
     names = [pool.name for pool in pools]
     for name in names:
-        if not re.match(NAME_PATTERN, name) or name == "all" or names.count(name) > 1:
+        if not re.fullmatch(NAME_PATTERN, name) or name == "all" or names.count(name) > 1:
             raise StoreError(
                 f"pool name {name!r} must match {NAME_PATTERN}, be given once and not be 'all', which every "
                 f"provider has; rename the pool"

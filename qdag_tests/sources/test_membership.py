@@ -24,7 +24,7 @@ def universe(region="us", **pools):
         {
             "source": {"kind": "sample"},
             "calendar": "XNYS" if region == "us" else "XSHG",
-            "start": date(1990, 1, 1),
+            "start": date(1991, 1, 1),
             "region": region,
             "pools": pools,
         }
