@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
@@ -70,6 +70,17 @@ def _in_range(day: date) -> date:
     if not FIRST_DAY <= day <= LAST_DAY:
         raise ValueError(f"must lie from {FIRST_DAY} to {LAST_DAY}")
     return day
+
+
+def _date_format(form: str) -> str:
+    day = datetime(2013, 4, 25)
+    try:
+        found = datetime.strptime(day.strftime(form), form)
+    except ValueError:
+        found = None
+    if found != day:
+        raise ValueError("must tell year, month and day, as %Y-%m-%d or %d.%m.%y do")
+    return form
 
 
 def _local(value: Any) -> Any:
@@ -143,32 +154,40 @@ class ColumnMapping(_Frozen):
     change in percent, adjusted) may be missing in a file and is only compared with.
     """
 
-    date: str
-    instrument: str | None = None
-    open: str
-    high: str
-    low: str
-    close: str
-    volume: str
-    amount: str | None = None
-    factor: str | None = None
-    adjusted_close: str | None = None
-    split: str | None = None
-    dividend: str | None = None
-    pre_close: str | None = None
-    pct_chg: str | None = None
-    date_format: str = "%Y-%m-%d"
-    volume_unit: Annotated[float, Field(gt=0)] = 1.0
-    amount_unit: Annotated[float, Field(gt=0)] = 1.0
+    date: Text = Field(description="session of the row")
+    instrument: Text | None = Field(default=None, description="symbol; None where the file is named after it")
+    open: Text = Field(description="raw opening price")
+    high: Text = Field(description="raw highest price")
+    low: Text = Field(description="raw lowest price")
+    close: Text = Field(description="raw closing price")
+    volume: Text = Field(description="traded volume")
+    amount: Text | None = Field(default=None, description="traded value")
+    factor: Text | None = Field(default=None, description="cumulative adjustment factor")
+    adjusted_close: Text | None = Field(default=None, description="close adjusted for splits and dividends")
+    split: Text | None = Field(default=None, description="split coefficient, 1 without a split")
+    dividend: Text | None = Field(default=None, description="cash dividend per share, 0 without one")
+    pre_close: Text | None = Field(default=None, description="previous close adjusted for the day's event")
+    pct_chg: Text | None = Field(default=None, description="the day's change in percent, adjusted")
+    date_format: Annotated[Text, AfterValidator(_date_format)] = Field(
+        default="%Y-%m-%d", description="of the dates, as Python's strptime reads them"
+    )
+    volume_unit: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
+        default=1.0, description="shares in one of the file's units"
+    )
+    amount_unit: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
+        default=1.0, description="currency in one of the file's units"
+    )
 
 
 class FilesSource(_Frozen):
     """A folder of CSV or Parquet files, one per instrument or with an instrument column."""
 
     kind: Literal["files"] = "files"
-    path: Path
-    profile: Literal["auto", "alphavantage", "tushare", "custom"] = "auto"
-    columns: ColumnMapping | None = None
+    path: LocalPath = Field(description="the folder; its sub-folders are read too")
+    profile: Literal["auto", "alphavantage", "tushare", "custom"] = Field(
+        default="auto", description="layout of the columns; auto takes the one whose columns the files have"
+    )
+    columns: ColumnMapping | None = Field(default=None, description="the layout of profile custom")
 
     @model_validator(mode="after")
     def _custom_has_columns(self) -> "FilesSource":

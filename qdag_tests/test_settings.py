@@ -87,6 +87,10 @@ def test_bad_values_say_what_and_why(tmp_path, text, says):
 CUSTOM = "[custom_factors]\n"
 KEYS = ("date", "universe", "instrument", "month", "factor", "pool", "horizon")
 SAMPLE = "source={kind='sample'}\n"
+FILES = (
+    US + "source={kind='files', path='x', profile='custom', columns={date='d', open='o', high='h', low='l', "
+    "close='c', volume='v', date_format='%Y'}}"
+)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,9 @@ SAMPLE = "source={kind='sample'}\n"
         (US + SAMPLE + "end = 9999-12-31\n", "universes.us.end: .* 2199-12-31"),
         (US + "source={path='x'}", "universes.us.source' needs a kind: one of .*'files'.*"),
         (US + "source={kind='nope'}", "universes.us.source: .*'nope'"),
+        (US + "source={kind='files', path='http://h/x'}", "universes.us.source.path: must be a path of this machine"),
+        (FILES.replace("'%Y'", "'%Y-%m'"), "columns.date_format: must tell year, month and day"),
+        (FILES.replace("'%Y'", "'%'"), "columns.date_format: must tell year, month and day"),
         (US + "source={kind='yahoo', timeout=inf}\ninstruments=['A']", "universes.us.source.timeout: .* finite"),
         (US + SAMPLE + "instruments=['../A']", r"instruments\[0\]: must be a symbol"),
         (US + SAMPLE + "instruments=['A', 'A']", "'A' is named more than once"),
