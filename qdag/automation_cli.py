@@ -59,7 +59,8 @@ def refresh(universe: Universe = None, assets: Assets = None, config: Config = N
     typer.echo("everything is up to date")
 
 
-def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None) -> None:
+def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None, judge: bool = True) -> None:
+    """Run what can run until nothing is left; ``judge``: have the checks that others wait for judged again, once."""
     from qdag.refresh import survey
 
     settings = platform.settings
@@ -71,10 +72,17 @@ def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str
             if not outcome.success or key in asked:
                 raise typer.Exit(FAILED)
             asked.add(key)
+    if not seen.blocked:
+        return
+    for request in seen.judging if judge else ():
+        if not _run(shown, settings, name, request.start, request.end, list(request.assets)).success:
+            break
+    else:
+        if judge and seen.judging:
+            return _refresh(shown, platform, name, chosen, judge=False)
     for wait in seen.blocked:
         typer.echo(str(wait))
-    if seen.blocked:
-        raise typer.Exit(FAILED)
+    raise typer.Exit(FAILED)
 
 
 def retry_failed(universe: Universe = None, config: Config = None) -> None:

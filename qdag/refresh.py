@@ -3,8 +3,8 @@
 Nothing is run here and no orchestrator is known: the command, the sensors and plain Python ask for the next runs.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
@@ -37,6 +37,8 @@ class Blocked:
     sessions: int
     upstream: str
     checks: str
+    failed: np.ndarray = field(default_factory=lambda: np.array([], "M8[D]"), compare=False)
+    """Sessions of ``upstream`` that failed them."""
 
     def __str__(self) -> str:
         return f"{self.asset} waits: {self.upstream} failed {self.checks}"
@@ -50,11 +52,14 @@ class Survey:
     requests : the runs that can start now: what is stale while nothing that it reads is, as few runs as possible.
         What else is stale after them is told by the next survey. Models are not trained again by themselves.
     blocked : what is stale and waits for a blocking check of what it reads
+    judging : the runs that would have those checks judged again, where what they judge is itself up to date: limits or
+        what a check compares with may have changed since
     """
 
     stale: dict[str, Stale]
     requests: list[Request]
     blocked: list[Blocked]
+    judging: list[Request] = field(default_factory=list)
 
 
 def survey(platform: Platform, universe: str, assets: Sequence[str] | None = None) -> Survey:
@@ -66,7 +71,26 @@ def survey(platform: Platform, universe: str, assets: Sequence[str] | None = Non
     lineage = _lineage(platform, universe)
     found = _stale(platform, lineage)
     requests, blocked = _next(platform, lineage, found, assets)
-    return Survey({n: stale for n, stale in found.items() if assets is None or n in assets}, requests, blocked)
+    shown = {n: stale for n, stale in found.items() if assets is None or n in assets}
+    return Survey(shown, requests, blocked, _judging(platform, lineage, found, blocked))
+
+
+def _judging(
+    platform: Platform, lineage: Lineage, found: Mapping[str, Stale], blocked: Sequence[Blocked]
+) -> list[Request]:
+    calendar = platform.calendar(lineage.universe).all
+    failed: dict[str, list[np.ndarray]] = {}
+    for one in blocked:
+        failed.setdefault(one.upstream, []).append(one.failed)
+    requests = []
+    for name, days in failed.items():
+        if found.get(name):
+            continue
+        for first, last in gapless(calendar, np.unique(np.concatenate(days))):
+            span = calendar[first].item(), calendar[last].item()
+            why = f"{name}: failed checks are judged again"
+            requests.append(Request(lineage.universe, (name,), *span, last - first + 1, why, lineage.fingerprint()))
+    return requests
 
 
 def _lineage(platform: Platform, universe: str) -> Lineage:
@@ -100,7 +124,7 @@ def _next(
 ) -> tuple[list[Request], list[Blocked]]:
     universe, blocked = lineage.universe, []
     calendar = platform.calendar(universe).all
-    ranges = {name: _ranges(calendar, stale) for name, stale in found.items()}
+    ranges = {name: gapless(calendar, stale.sessions) for name, stale in found.items()}
     if "labels" in ranges:
         reach = max(platform.settings.horizons) + 1
         ranges["labels"] = [_label_window(span, reach, ranges.get("qlib_bin", [])) for span in ranges["labels"]]
@@ -136,7 +160,10 @@ def _next(
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a backfill: ``assets`` to compute from ``start`` to ``end``, none where all is up to date."""
+    """A part of a backfill: ``assets`` to compute from ``start`` to ``end``, none where all is up to date.
+
+    ``sessions`` are 0 where another part over the same days follows.
+    """
 
     assets: tuple[str, ...]
     start: date
@@ -156,7 +183,9 @@ def backfill_chunks(
 ) -> Iterator[Chunk]:
     """Cut a range into chunks of sessions, in order; each says what is not up to date in it when it is asked for.
 
-    raw_ohlcv is asked for where sessions of the chunk have no rows. Assets that are trained, not filled, are left out.
+    raw_ohlcv is asked for where sessions of the chunk have no rows; by itself where something was computed from their
+    absence before: whether that is stale is known only when it has come. Assets that are trained, not filled, are left
+    out.
     """
     first = start or platform.settings.universe(universe).start
     last = end or platform.last_session(universe)
@@ -166,21 +195,25 @@ def backfill_chunks(
     names = [n for n in asset_names(platform.settings) if n != "trained_model" and (assets is None or n in assets)]
     for at in range(0, len(sessions), size):
         part = sessions[at : at + size]
+        span = part[0].item(), part[-1].item()
         wanted = list(names)
         lineage = _lineage(platform, universe)
         if not again:
+            new = np.setdiff1d(part, stored_sessions(platform, "raw_ohlcv", universe))
+            asks = len(new) and "raw_ohlcv" in names
+            if asks and any(np.isin(lineage.recorded(name), new).any() for name in names if name != "raw_ohlcv"):
+                yield Chunk(("raw_ohlcv",), *span, 0, len(sessions))
+                lineage, asks = _lineage(platform, universe), False
             stale = _stale(platform, lineage)
-            stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else part[:0]
-            new = np.setdiff1d(part, stored)
-            wanted = []
+            wanted = ["raw_ohlcv"] if asks else []
             for name in names:
-                # sessions that raw_ohlcv may get now; what was computed from their absence is not asked for again
-                open_ones = new if name == "raw_ohlcv" else np.setdiff1d(new, lineage.recorded(name))
-                if len(open_ones) or (name != "raw_ohlcv" and len(np.intersect1d(stale[name].sessions, part))):
+                # what was computed from the absence of rows is not asked for again as long as they are absent
+                open_ones = new if asks else part[:0]
+                if name != "raw_ohlcv" and (len(open_ones) or np.isin(stale[name].sessions, part).any()):
                     wanted.append(name)
         if "predictions" in wanted and not len(lineage.recorded("trained_model")):
             wanted.remove("predictions")
-        yield Chunk(tuple(wanted), part[0].item(), part[-1].item(), len(part), len(sessions))
+        yield Chunk(tuple(wanted), *span, len(part), len(sessions))
 
 
 @dataclass(frozen=True)
@@ -208,21 +241,23 @@ def failed_instruments(platform: Platform, universe: str) -> list[Failed]:
 
 def _forbidden(
     platform: Platform, lineage: Lineage, name: str, ranges: list[tuple[int, int]], calendar: np.ndarray
-) -> tuple[str, str] | None:
-    """What an asset reads for these sessions that failed a blocking check, and which checks."""
+) -> tuple[str, str, np.ndarray] | None:
+    """What an asset reads for these sessions that failed a blocking check, which checks, and on which sessions."""
     for read in reads_of(platform.settings, lineage.universe, name):
         texts = lineage.records(read.asset).blocked
-        at = np.searchsorted(calendar, lineage.sessions[texts != ""])
+        days, texts = lineage.sessions[texts != ""], texts[texts != ""]
+        at = np.searchsorted(calendar, days)
+        inside = np.zeros(len(at), bool)
         for first, last in ranges:
-            inside = (at >= first - read.past) & (at <= last + read.future)
-            if inside.any():
-                return read.asset, str(texts[texts != ""][inside][0])
+            inside |= (at >= first - read.past) & (at <= last + read.future)
+        if inside.any():
+            return read.asset, str(texts[inside][0]), days[inside]
     return None
 
 
-def _ranges(calendar: np.ndarray, stale: Stale) -> list[tuple[int, int]]:
+def gapless(calendar: np.ndarray, sessions: np.ndarray) -> list[tuple[int, int]]:
     """Positions of first and last session of each gapless range."""
-    positions = np.searchsorted(calendar, stale.sessions)
+    positions = np.searchsorted(calendar, sessions)
     if not len(positions):
         return []
     cuts = np.flatnonzero(np.diff(positions) > 1)

@@ -101,7 +101,7 @@ class Lineage:
         """Digest of what each session's inputs are, as they are stored: uint64 (S,). Inputs whose stored rows are not
         those that were recorded, or hold other columns than are defined now where columns are read, are others."""
         return window_digests(
-            (self.records(r.asset).nodes(definitions[r.asset] if r.columns else None), r) for r in reads
+            (self.records(r.asset).nodes(definitions.get(r.asset) if r.columns else None), r) for r in reads
         )
 
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """Rows to panels and back: dense (instruments x sessions) arrays against sorted Arrow tables; no file I/O here."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeVar
 
@@ -172,14 +172,12 @@ def read_panels(
     instruments: Sequence[str] | None = None,
     fields: Iterable[str] = ENGINE_FIELDS,
     version: int | None = None,
-    traded_before: Collection[str] | None = None,
 ) -> Iterator[Panel]:
     """``read_panel`` some sessions at a time (None: about ``CHUNK_ROWS`` rows): the same values, in memory that does
     not grow with the history.
 
     Each panel has the instruments with a row in its own sessions (or the given ones), sorted. All are read from one
-    version of the table. ``traded_before``: instruments that may have a row before the first session; for others no
-    past is searched. None: any may.
+    version of the table.
     """
     sessions = np.asarray(sessions, "datetime64[D]")
     fields = _known_fields(fields)
@@ -195,8 +193,6 @@ def read_panels(
         if "change" in fields:
             listed = traded.any(axis=1)
             asked = [n for n, now in zip(names, listed, strict=True) if now and n not in closes]
-            if traded_before is not None:
-                asked = [n for n in asked if n in traded_before]
             closes |= closes_before(store, universe, sessions[0], asked, version)
             raw["before"] = np.array([closes.get(n, np.nan) for n in names])
         adjusted = _adjusted(raw)

@@ -174,17 +174,6 @@ def test_panels_follow_each_other(tmp_path):
         next(read_panels(store, "u", SESSIONS, 0))
 
 
-def test_only_who_traded_before_is_searched_for(tmp_path, monkeypatch):
-    store = TableStore(tmp_path)
-    put(store, [(0, "A", 10.0, 1.0), (0, "B", 5.0, 1.0), (4, "A", 12.0, 1.0), (4, "B", 6.0, 1.0)])
-    asked = []
-    read = store.read
-    monkeypatch.setattr(store, "read", lambda *args, **more: asked.append(args) or read(*args, **more))
-    (panel,) = read_panels(store, "u", SESSIONS[4:], traded_before={"A"})
-    np.testing.assert_array_equal(panel["change"], np.array([[12 / 10 - 1], [np.nan]], "f4"))
-    assert [args[4] for args in asked] == [None, ["A"]]
-
-
 def test_how_far_a_correction_reaches(tmp_path):
     store = TableStore(tmp_path)
     put(store, [(0, "A", 1.0, 1.0), (3, "A", 1.0, 1.0), (0, "B", 1.0, 1.0), (1, "B", 1.0, 1.0), (4, "C", 1.0, 1.0)])
