@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,7 +284,13 @@ def _lookback(table: str, columns: Mapping[str, str]) -> int:
         from qdag.features.indicators import WARMUP
 
         return WARMUP
-    return plan({name: _expression(text) for name, text in columns.items()}).lookback
+    return _deepest(frozenset(_expression(text) for text in columns.values()))
+
+
+@lru_cache(maxsize=256)
+def _deepest(expressions: frozenset[str]) -> int:
+    """Look-back of expressions; planning a set takes longer than everything else that lineage asks."""
+    return plan({str(at): text for at, text in enumerate(sorted(expressions))}).lookback
 
 
 def _lineage(platform: Platform, universe: str, first: int, last: int) -> Lineage:
