@@ -19,12 +19,18 @@ help:
 
 setup: $(VENV)/.ready
 
+# $(call step,what,command): says what, then how long it took.
+define step
+@printf '  %-58s' "$(1)"; began=$$(date +%s); { $(2) ; } && echo "$$(($$(date +%s) - began)) s"
+endef
+
 $(VENV)/.ready: requirements.lock requirements-bootstrap.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "qdag needs Python 3.11 or 3.12; none was found. Install one, or: make PYTHON=/path/to/python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo "setting up $(VENV) (once; about 2.4 GB)"
+	$(call step,environment of $(PYTHON),$(PYTHON) -m venv $(VENV))
+	$(call step,installer,$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt)
+	$(call step,$(shell grep -c '^[a-z]' requirements.lock) packages of requirements.lock (a minute or more),$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock)
+	$(call step,qdag itself,$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .)
 	@touch $@
 
 demo: setup

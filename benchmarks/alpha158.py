@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from qdag.engine import Panel, compute, compute_blocks, plan
+from qdag.errors import install_command
 from qdag.features.catalogue import expressions
 
 REPEATS = 5
@@ -239,7 +240,7 @@ def main() -> int:
         try:
             runs, compile_seconds = kunquant_runs(panel, options.threads)
         except ImportError:
-            print("| KunQuant is not installed: `pip install 'qdag[bench]'` | | | | |")
+            print(f"| KunQuant is not installed: {install_command('bench')} | | | | |")
         else:
             for layout, calls in runs.items():
                 for note, ours, theirs in zip(("", ", results in given memory"), (fresh, reused), calls, strict=True):

@@ -10,6 +10,7 @@ from qdag.alerts_cli import app as alerts_app
 from qdag.automation_cli import backfill, refresh, retry_failed, stale
 from qdag.data_cli import app as data_app
 from qdag.features_cli import explain, features
+from qdag.settings_cli import settings_command
 from qdag.terminal import (
     BAD_INPUT,
     FAILED,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(features)
 app.command()(explain)
+app.command("settings")(settings_command)
 app.command()(stale)
 app.command()(refresh)
 app.command("retry-failed")(retry_failed)
@@ -74,17 +76,17 @@ def demo(config: Config = None) -> None:
     universe = "sample" if "sample" in settings.universes else next(iter(settings.universes))
     open_settings(config)
     spec = settings.universe(universe)
-    console.print(f"Materializing universe [bold]{universe}[/] ({spec.start} .. {spec.end}) into {settings.home}\n")
+    console.print(f"Materializing universe {universe} ({spec.start} .. {spec.end}) into {settings.home}\n")
     outcome = launch(console, settings, universe, None, None, None, 3)
     _summary(console, settings, universe, outcome)
     if not outcome.success:
         raise typer.Exit(FAILED)
     console.print(
         "\nWhat to open next:\n"
-        "  [bold]qdag up[/] (or `make up`)   then\n"
+        "  qdag up (or make up), then\n"
         f"    {settings.dagster.ui_url}/asset-groups   the asset graph, checks and metadata\n"
         f"    {settings.mlflow.ui_url}   the training runs and the registered models\n"
-        f"  [bold]qdag show factor_metrics[/]   a look at a table;  [bold]qdag status[/]   what is there\n"
+        "  qdag show factor_metrics   a look at a table;  qdag status   what is there\n"
     )
 
 
@@ -197,7 +199,7 @@ def pools(
     console.print(frame_table(report.counts))
     for heading, symbols in report.lists.items():
         text = f"\n{heading} ({len(symbols)}): {', '.join(symbols) or 'none'}"
-        console.print(text, markup=False, highlight=False)
+        console.print(text)
 
 
 @app.command()
@@ -275,4 +277,4 @@ def _summary(console: "Console", settings: "Settings", universe: str, outcome: "
     for segment in ("valid", "test"):
         metrics = {name: model.get(f"{segment}_{name}") for name in ("ic", "rank_ic", "icir", "rank_icir")}
         shown = "  ".join(f"{k} {v:+.4f}" if v is not None else f"{k} undefined" for k, v in metrics.items())
-        console.print(f"  {segment:<6}{shown}", highlight=False)
+        console.print(f"  {segment:<6}{shown}")

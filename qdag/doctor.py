@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdag.errors import QdagError
+from qdag.errors import QdagError, install_command
 from qdag.settings import POSTGRES_VARIABLE, Settings, load_settings
 
 LIBRARIES = (
@@ -54,7 +54,7 @@ def examine(config: str | None = None) -> Iterator[Finding]:
         try:
             yield Finding(f"{name} (optional)", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(f"{name} (optional)", "not installed", True, f"pip install 'qdag[{extra}]' where wanted")
+            yield Finding(f"{name} (optional)", "not installed", True, f"where wanted: {install_command(extra)}")
     try:
         import talib
 

@@ -53,6 +53,11 @@ class TrainingError(QdagError):
     """A model cannot be trained on the data that is known at its training date."""
 
 
+def install_command(extra: str) -> str:
+    """How packages of an extra come into the environment; qdag is on no index, so it names the folder."""
+    return f'.venv/bin/uv pip install -e ".[{extra}]" in the folder of qdag'
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` plus the known names, for the end of an error message."""
     names = sorted(known)

@@ -18,10 +18,9 @@ def features(
     if markdown:
         typer.echo(catalogue_markdown([table] if table else list(FEATURE_SETS)), nl=False)
         return
-    from rich.table import Table
-
     from qdag.settings import load_settings
     from qdag.stages import features_of
+    from qdag.terminal import plain_table
 
     console = screen(200)
     settings = load_settings(config)
@@ -29,7 +28,7 @@ def features(
     for name in names:
         declared = features_of(settings, name) if name == "custom_factors" else feature_set(name)
         past = lookbacks(declared)
-        shown = Table("name", "group", "unit", "meaning", "direction", "expression", "look-back", title=name, box=None)
+        shown = plain_table("name", "group", "unit", "meaning", "direction", "expression", "look-back", title=name)
         for feature in declared:
             shown.add_row(
                 feature.name,
@@ -40,7 +39,7 @@ def features(
                 feature.expression or "",
                 past[feature],
             )
-        console.print(shown, markup=False)
+        console.print(shown)
 
 
 def explain(
@@ -52,8 +51,9 @@ def explain(
     from qdag.engine import plan
     from qdag.errors import ExpressionError
     from qdag.features.catalogue import expressions as set_expressions
+    from qdag.schema import FIELDS
 
     if bool(expressions) == bool(table):
         raise ExpressionError("give expressions or --set NAME, one of the two: qdag explain 'Mean($close, 5)/$close'")
     texts = set_expressions(table) if table else {f"e{i}": text for i, text in enumerate(expressions or (), start=1)}
-    typer.echo(plan(texts).explain(sessions))
+    typer.echo(plan(texts, fields=FIELDS).explain(sessions))

@@ -155,7 +155,7 @@ class ColumnMapping(_Frozen):
     """
 
     date: Text = Field(description="session of the row")
-    instrument: Text | None = Field(default=None, description="symbol; None where the file is named after it")
+    instrument: Text | None = Field(default=None, description="symbol; without it, files are named after theirs")
     open: Text = Field(description="raw opening price")
     high: Text = Field(description="raw highest price")
     low: Text = Field(description="raw lowest price")
@@ -200,7 +200,7 @@ class SyntheticSource(_Frozen):
     """A seeded market generator for tests and benchmarks; never mixed with real universes."""
 
     kind: Literal["synthetic"] = "synthetic"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=7, description="the same seed gives the same market")
+    seed: Annotated[int, Field(ge=0, le=10**9)] = Field(default=7, description="the same seed gives the same market")
     instruments: Annotated[int, Field(ge=1, le=20_000)] = Field(default=50, description="how many")
     planted_ic: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="correlation of the opening gap with the forward return of horizon 1"
@@ -219,7 +219,9 @@ class WebSource(_Frozen):
     failed_share: Share = Field(
         default=0.5, description="of the instruments may fail; more is an error of the whole source"
     )
-    cache: LocalPath | None = Field(default=None, description="folder of what was fetched; None is <home>/downloads")
+    cache: LocalPath | None = Field(
+        default=None, description="folder of what was fetched; without it, <home>/downloads"
+    )
 
 
 class YahooSource(WebSource):
@@ -306,7 +308,7 @@ class PriceLimit(_Frozen):
 
     prefix: Literal[""] | Symbol = Field(default="", description="beginning of the names that it holds for; none: all")
     limit: Annotated[float, Field(gt=0, le=10)] = Field(description="share of the close before")
-    since: Day | None = Field(default=None, description="first session that it holds for; None is always")
+    since: Day | None = Field(default=None, description="first session that it holds for; without it, always")
 
 
 class QualitySettings(_Frozen):
@@ -367,9 +369,9 @@ class UniverseSettings(_Frozen):
         description="exchange-calendars code, for example XNYS or XSHG"
     )
     start: Day = Field(description="first day")
-    end: Day | None = Field(default=None, description="last session, inclusive; None means up to today")
+    end: Day | None = Field(default=None, description="last session, inclusive; without it, up to today")
     instruments: Annotated[tuple[Symbol, ...], Field(min_length=1)] | None = Field(
-        default=None, description="restrict to these; None takes all"
+        default=None, description="restrict to these; without it, all"
     )
     region: Literal["us", "cn"] = Field(
         default_factory=lambda data: region_of(data.get("calendar", "")),
@@ -437,12 +439,14 @@ class TrainingSettings(_Frozen):
     ``embargo`` sessions are left out between the segments on top of the horizon + 1 purged ones.
     """
 
-    train_sessions: Annotated[int, Field(ge=20, le=100_000)] = Field(default=1250, description="that a model learns")
+    train_sessions: Annotated[int, Field(ge=20, le=100_000)] = Field(
+        default=1250, description="sessions that a model learns from"
+    )
     valid_sessions: Annotated[int, Field(ge=5, le=100_000)] = Field(
-        default=250, description="after them, which end its training"
+        default=250, description="sessions after them, by which its training ends"
     )
     test_sessions: Annotated[int, Field(ge=5, le=100_000)] = Field(
-        default=250, description="the last ones, which only judge it"
+        default=250, description="the last sessions, which only judge it"
     )
     horizon: Annotated[int, Field(ge=1, le=250)] = Field(
         default=1, description="sessions of the forward return that it predicts; one of `horizons`"
@@ -499,7 +503,9 @@ class EngineSettings(_Frozen):
 class MlflowSettings(_Frozen):
     """Where experiments are tracked; the default is a SQLite store under the data home."""
 
-    tracking_uri: Text | None = Field(default=None, description="of the store or server; None is SQLite under the home")
+    tracking_uri: Text | None = Field(
+        default=None, description="of the store or server; without it, SQLite under the home"
+    )
     experiment: Text = Field(default="qdag", description="that runs are tracked in")
     ui_url: WebAddress = Field(default="http://127.0.0.1:5000", description="where links to runs and models lead")
 
@@ -523,7 +529,9 @@ class AutomationSettings(_Frozen):
     maintenance_cron: Annotated[Text, AfterValidator(_cron)] = Field(
         default="0 3 * * 0", description="compact, vacuum and back up tables; minute hour day month weekday, UTC"
     )
-    backup: Text | None = Field(default=None, description="folder or object store URL of the backup; None makes none")
+    backup: Text | None = Field(
+        default=None, description="folder or object store URL of the backup; without it, none is made"
+    )
     chunk_sessions: Sessions = Field(default=250, description="sessions of one run of a backfill")
     landing_seconds: Seconds = Field(
         default=10, description="a file that changed within so many seconds may still be being written"
@@ -554,7 +562,7 @@ class AlertTarget(_Frozen):
         default=None, description="shown instead of the URL; waiting alerts belong to the name"
     )
     severity: Severity = Field(default="warning", description="the least severe alert that is sent here")
-    kinds: tuple[AlertKind, ...] | None = Field(default=None, description="only these kinds; None is all")
+    kinds: tuple[AlertKind, ...] | None = Field(default=None, description="only these kinds; without it, all")
 
     @field_validator("url")
     @classmethod

@@ -43,11 +43,11 @@ def universe_name(settings: "Settings", name: str | None) -> str:
 
 
 def screen(width: int = 140) -> "Console":
-    """The terminal; a pipe or a CI log, which has no width of its own, gets ``width``."""
+    """The terminal; a pipe or a CI log, which has no width of its own, gets ``width``. No text is read as markup."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
+    console = Console(markup=False, highlight=False)
+    return console if console.is_terminal else Console(width=width, markup=False, highlight=False)
 
 
 def launch(
@@ -136,9 +136,17 @@ def stages_table(console: "Console", outcome: "Launched") -> None:
 def failures(console: "Console", outcome: "Launched") -> None:
     for check in outcome.checks:
         if not check.passed:
-            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}", markup=False)
+            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}")
     for error in outcome.errors:
-        console.print(error, style="red", markup=False)
+        console.print(error, style="red")
+
+
+def plain_table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> "Table":
+    """A table without lines."""
+    from rich.table import Column, Table
+
+    columns = [Column(h, justify="right" if h in right else "left", overflow="fold") for h in headings]
+    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
 
 
 def frame_table(frame: Any) -> "Table":

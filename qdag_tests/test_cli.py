@@ -87,7 +87,9 @@ def test_status_and_show_read_it_back(folder, materialized):
         (("materialize", "--start", "2019-02-01", "--end", "2019-01-01"), "is after end"),
         (("materialize", "--start", "2021-02-01"), "has no session"),
         (("show", "labelz"), "did you mean 'labels'"),
-        (("status", "--config", "none.toml"), "does not exist"),
+        (("status", "--config", "none.toml"), "does not exist; create it, or correct --config"),
+        (("explain", "$clos/$open"), "unknown field '$clos'; did you mean '$close'"),
+        (("settings", "horizn"), "did you mean 'horizons'"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_code_2(folder, materialized, arguments, says):
@@ -117,6 +119,8 @@ def test_doctor_finds_everything_on_a_prepared_machine(folder):
     assert done.returncode == 0, done.stdout
     for part in ("Python", "pyqlib", "TA-Lib", "disk", "MLflow", "Dagster storage"):
         assert part in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "not installed" in line]
+    assert all('uv pip install -e ".[' in line for line in lines)
 
 
 def test_doctor_explains_a_broken_setting(folder):

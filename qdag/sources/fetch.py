@@ -35,7 +35,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 
-from qdag.errors import SourceError
+from qdag.errors import SourceError, install_command
 from qdag.settings import UniverseSettings, WebSource
 from qdag.sources.actions import Adjustment
 from qdag.sources.base import PRICES, Cleaner, Delivery, RawRows
@@ -104,8 +104,8 @@ def require(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise SourceError(
-            f"this source needs the package {module.split('.')[0]!r} ({error}); install it with "
-            '`pip install "qdag[sources]"`'
+            f"this source needs the package {module.split('.')[0]!r} ({error}); "
+            f"install it: {install_command('sources')}"
         ) from error
 
 
