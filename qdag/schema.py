@@ -86,7 +86,7 @@ RAW_OHLCV = TableSpec(
         Column(
             "dividend",
             "float64",
-            "cash dividend per share; 0 without an event, null where the vendor tells none",
+            "cash dividend per share of the day before; 0 without an event, null where the vendor tells none",
             "currency",
         ),
     ),

@@ -26,10 +26,13 @@ from qdag.sources.spill import Parts, Shelf
 
 PRICES = ("open", "high", "low", "close")
 EVENTS = ("split", "dividend", "pre_close", "adjusted_close", "factor")
-READING = 1
+READING = 2
 """Raised when the same files would give other bars: what was read by an older way is read again."""
 # instruments are gone through in this many groups
 GROUPS = 32
+LARGEST, SMALLEST_PRICE = 1e18, 1e-12
+"""No price, volume or amount of an exchange is beyond these: what is computed from them, by factors as well, fits into
+the 32-bit numbers of a Qlib provider."""
 
 ROW_REASONS = {
     "bad_date": "the date cannot be read",
@@ -37,7 +40,7 @@ ROW_REASONS = {
     "wrong_columns": "the line has more or fewer cells than the header",
     "broken_line": "a quoted cell does not end on its line, or the line is longer than 1 MB",
     "unknown_date": "the date is no session of the universe's calendar",
-    "bad_number": "a cell is neither empty nor a finite number",
+    "bad_number": "a cell is neither empty nor a finite number, or a price, volume or amount is beyond any exchange's",
     "null_price": "open, high, low or close is empty",
     "null_volume": "the volume is empty",
     "non_positive_price": "a price is zero or negative",
@@ -175,6 +178,9 @@ def row_reasons(rows: RawRows, sessions: np.ndarray, adjustment: Adjustment = "n
     opened, high, low, close = (number[name] for name in PRICES)
     volume = number["volume"]
     nothing = np.zeros(len(rows.line), bool)
+    priced = [number[name] for name in PRICES]
+    absurd = np.any([values > LARGEST for values in (*priced, volume, number.get("amount", nothing))], axis=0)
+    absurd |= np.any([(values > 0) & (values < SMALLEST_PRICE) for values in priced], axis=0)
     at = np.minimum(np.searchsorted(sessions, rows.date), max(len(sessions) - 1, 0))
     session = sessions[at] == rows.date if len(sessions) else nothing
     # comparisons with NaN are False: an empty cell is judged by null_price and null_volume alone
@@ -182,7 +188,7 @@ def row_reasons(rows: RawRows, sessions: np.ndarray, adjustment: Adjustment = "n
         "bad_date": np.isnat(rows.date),
         "bad_instrument": _nameless(rows.instrument),
         "unknown_date": ~session,
-        "bad_number": rows.bad,
+        "bad_number": rows.bad | absurd,
         "null_price": np.isnan(opened) | np.isnan(high) | np.isnan(low) | np.isnan(close),
         "null_volume": np.isnan(volume),
         "non_positive_price": (opened <= 0) | (high <= 0) | (low <= 0) | (close <= 0),
@@ -254,10 +260,11 @@ class Cleaner:
     def note(self, day: np.datetime64, instrument: str, kind: str, value: float, expected: float, detail: str) -> None:
         """List a finding, where its day is in the asked range; of two of a kind for one bar the first is kept."""
         if self.start <= day <= self.end:
-            row = {"value": value, "expected": expected, "detail": detail}
+            numbers = {"value": value, "expected": expected}
+            row = {k: v if np.isfinite(v) else None for k, v in numbers.items()} | {"detail": detail}
             key = (day.astype(object), instrument, kind)
             named = dict(zip(FINDINGS.keys, (self.universe, *key), strict=True))
-            self._noted.setdefault(key, {**named, **{k: None if v != v else v for k, v in row.items()}})
+            self._noted.setdefault(key, {**named, **row})
 
     def refuse_file(self, source: str, instrument: str, reason: str, text: str) -> None:
         """Quarantine a whole file."""
@@ -335,11 +342,14 @@ class Cleaner:
         self.corrections += int((valid & ~winner & (day >= self.start)).sum())
         rows = {name: values[order][winner] for name, values in rows.items()}
         asked = rows["date"] >= self.start
-        factor, gaps, noticed = factors(self.adjustment, rows)
+        adjusted = factors(self.adjustment, rows)
+        factor, gaps = adjusted.factor, adjusted.gaps
         position = np.searchsorted(self.sessions, rows["date"])
-        for found in (*noticed, ticker_reuse(rows, factor, position)):
+        for found in (*adjusted.noticed, ticker_reuse(rows, factor, position)):
             self._list(found, rows, asked, names)
         stored = rows["valid"] & asked
+        if adjusted.dividend is not None:
+            rows["dividend"] = adjusted.dividend
         rows = {name: values[stored] for name, values in rows.items()}
         rows["instrument"] = names[rows["code"]]
         rows["factor"] = factor[stored]

@@ -212,10 +212,10 @@ class FilesFolder:
             if column := getattr(mapping, field):
                 have = column in table.columns
                 numbers[field] = to_numbers(table.columns[column])[0] if have else np.full(size, np.nan)
-        if mapping.volume_unit != 1:
-            numbers["volume"] *= mapping.volume_unit
-        if "amount" in numbers and mapping.amount_unit != 1:
-            numbers["amount"] *= mapping.amount_unit
+        with np.errstate(over="ignore"):
+            for field, unit in (("volume", mapping.volume_unit), ("amount", mapping.amount_unit)):
+                if field in numbers and unit != 1:
+                    numbers[field] *= unit
         foreign = np.zeros(size, bool)
         if mapping.instrument is None:
             instrument = np.full(size, owner, object)

@@ -74,7 +74,7 @@ def test_an_unchanged_delivery_writes_nothing(market):
     assert written == set(TABLES)
     assert counts(first) == (62, 0, 0, 185, 0, 0)
     assert market.store.read("findings", "u").select(["date", "instrument", "kind"]).to_pylist() == [
-        {"date": date(2020, 2, 4), "instrument": "C", "kind": "factor_difference"}
+        {"date": date(2020, 2, 4), "instrument": "C", "kind": "event_refused"}
     ]
     again, written = run(market)
     assert written == set()

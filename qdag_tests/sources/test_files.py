@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -183,6 +184,36 @@ def test_custom_columns_and_typed_parquet(tmp_path):
     assert dict(reasons(delivery)) == {"bad_event": 1}
 
 
+def test_numbers_of_no_exchange_are_refused_and_the_rest_goes_on(tmp_path):
+    """What one cell multiplies with its unit, or with a factor, must be a number that can be stored."""
+    odd = [
+        us(6, o=1e30, h=1e30, lo=1e30, c=1e30, adj=1e30),
+        us(7, v=1e30),
+        us(8, o=1e-300, h=1e-300, lo=1e-300, c=1e-300),
+        us(9, h=1.7e308, o=1.7e308, lo=1, c=1.7e308),
+    ]
+    (tmp_path / "A.csv").write_text(US + us(2) + us(3, split="1e300") + "".join(odd) + us(10) + us(13, div="1e300"))
+    (tmp_path / "B.csv").write_text(US + us(2) + us(3))
+    delivery = deliver(universe(tmp_path))
+    accounts(delivery)
+    assert dict(reasons(delivery)) == {"bad_number": 4}
+    assert delivery.bars["factor"].to_pylist() == [1.0] * 6
+    assert delivery.findings.select(["date", "instrument", "kind"]).to_pylist() == [
+        {"date": date(2020, 1, 3), "instrument": "A", "kind": "event_refused"},
+        {"date": date(2020, 1, 13), "instrument": "A", "kind": "factor_gap"},
+    ]
+
+
+def test_units_do_not_make_a_number_infinite(tmp_path):
+    rows = "600018.SH,20200102,8,9,7,8,8,0,0,1e307,0.8\n600018.SH,20200103,5,5,5,5,8,0,0,10,1e306\n"
+    rows += "600018.SH,20200106,5,5,5,5,1e-300,0,0,10,5\n600018.SH,20200107,5,5,5,5,5,0,0,10,5\n"
+    (tmp_path / "600018.SH.csv").write_text(CN + rows)
+    delivery = deliver(universe(tmp_path, calendar="XSHG"))
+    accounts(delivery)
+    assert dict(reasons(delivery)) == {"bad_number": 2}
+    assert delivery.bars["factor"].to_pylist() == [1.0, 1.0]
+
+
 cell = st.sampled_from(["10", "11", "9", "", "x", "-1", "0", "inf"])
 row = st.tuples(
     st.sampled_from(["2020-01-02", "2020-01-03", "2020-01-04", "2020-01-06", "2019-12-31", "2020-02-03", "?"]),
@@ -219,8 +250,14 @@ def test_real_us_files(real_market):
     assert delivery.quarantine.select(["instrument", "reason"]).to_pylist() == [
         {"instrument": "BF.B", "reason": "api_error_page"}
     ]
-    # every difference from the vendor's own adjusted close is its way to reinvest dividends, none a lost event
-    assert Counter(delivery.findings["kind"].to_pylist()) == {"factor_convention": 239}
+    # every difference from the vendor's own adjusted close is its way to reinvest dividends, none a lost event; two
+    # spin-offs, and a day on which the price halved, make more than a percent
+    assert Counter(delivery.findings["kind"].to_pylist()) == {"factor_convention": 236, "factor_difference": 3}
+    large = delivery.findings.filter(pc.field("kind") == "factor_difference")["instrument"]
+    assert large.to_pylist() == ["ABT", "OXY", "RTX"]
+    # 13.28 is a dividend per share after the split of 1.589 of the day
+    step = delivery.bars.filter((pc.field("instrument") == "RTX") & (pc.field("date") >= date(2020, 4, 2)))["factor"]
+    assert step[1].as_py() / step[0].as_py() == pytest.approx(1.589 / (1 - 13.28 * 1.589 / 86.01), rel=1e-12)
 
 
 def test_real_cn_files_since_their_begin(real_market):
@@ -237,5 +274,7 @@ def test_real_cn_files_since_their_begin(real_market):
     assert delivery.bars["instrument"].to_pylist().count("SH603073") == 2
     # a price that nobody delivered, before the event of a row that has one again
     assert delivery.findings.select(["date", "instrument", "kind"]).to_pylist() == [
-        {"date": date(2006, 10, 26), "instrument": "SH600018", "kind": "factor_gap"}
+        # the vendor's previous close is 38 % above the close of the day before, and no price moved so
+        {"date": date(2006, 7, 27), "instrument": "SZ000019", "kind": "event_refused"},
+        {"date": date(2006, 10, 26), "instrument": "SH600018", "kind": "factor_gap"},
     ]

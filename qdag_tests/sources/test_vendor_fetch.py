@@ -407,17 +407,16 @@ class Book:
         return instrument
 
     def history(self, symbol, first, last):
-        raw = np.array([price(symbol, str(d)) for d in DAYS])
+        whole = np.array([price(symbol, str(d)) for d in DAYS])
         event = np.array([self.splits.get(i, np.nan) for i in range(len(DAYS))])
         event[np.array([price(symbol, str(d)) % 4 == 0 for d in DAYS])] = np.nan
+        splits = np.cumprod(np.nan_to_num(event, nan=1.0))
+        raw = whole / splits
         told = (np.datetime64(first) <= DAYS) & (np.datetime64(last) >= DAYS) & (self.now >= DAYS)
         scale = np.prod(np.nan_to_num(event[self.now >= DAYS], nan=1.0))
         numbers = dict.fromkeys(("open", "high", "low", "close"), raw[told])
         numbers |= {"volume": raw[told] * 0 + 100, "split": event[told], "dividend": event[told] * np.nan}
-        return history_table(
-            DAYS[told],
-            {**numbers, "adjusted_close": raw[told] * np.cumprod(np.nan_to_num(event, nan=1.0))[told] / scale},
-        )
+        return history_table(DAYS[told], {**numbers, "adjusted_close": whole[told] / scale})
 
     def close(self):
         pass
