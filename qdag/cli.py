@@ -10,7 +10,7 @@ from qdag.alerts_cli import app as alerts_app
 from qdag.automation_cli import backfill, refresh, retry_failed, stale
 from qdag.data_cli import app as data_app
 from qdag.features_cli import explain, features
-from qdag.settings_cli import settings_command
+from qdag.settings_cli import init, settings_command
 from qdag.terminal import (
     BAD_INPUT,
     FAILED,
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(features)
 app.command()(explain)
+app.command()(init)
 app.command("settings")(settings_command)
 app.command()(stale)
 app.command()(refresh)

@@ -1,4 +1,5 @@
-"""What `qdag doctor` looks at: interpreter, libraries, stores, tracking, disk; each with a remedy."""
+"""What `qdag doctor` looks at: interpreter, libraries, the data of each universe, stores, tracking, disk; each with a
+remedy. Of folders of files at most ``draft.LOOKED_AT`` are read."""
 
 import importlib.metadata
 import os
@@ -6,10 +7,25 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
+from qdag.draft import ADJUSTED_BY, LOOKED_AT, some
 from qdag.errors import QdagError, install_command
-from qdag.settings import POSTGRES_VARIABLE, Settings, load_settings
+from qdag.sessions import calendar_for
+from qdag.settings import (
+    POSTGRES_VARIABLE,
+    FilesSource,
+    QlibSource,
+    Settings,
+    UniverseSettings,
+    WebSource,
+    load_settings,
+)
+from qdag.sources.files import FilesFolder
+from qdag.sources.qlib_dir import QlibFolder
 
 LIBRARIES = (
     "dagster",
@@ -31,6 +47,8 @@ EXTRAS = {
     "baostock": "sources",
 }
 MIN_FREE_GIB = 2
+STRAY_SHARE = 0.02
+"""Of the days of files may be no session of their calendar; more is another exchange."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,76 @@ def examine(config: str | None = None) -> Iterator[Finding]:
     except QdagError as error:
         yield Finding("settings", str(error), False, "correct the settings file or the QDAG_ variable")
         return
+    for name in settings.universes:
+        yield from _data(settings, name)
     yield from _stores(settings)
+
+
+def _data(settings: Settings, name: str) -> Iterator[Finding]:
+    """What the source of a universe holds, and whether it fits what is set."""
+    spec, part = settings.universe(name), f"universe {name}"
+    try:
+        calendar = calendar_for(spec)
+        last = calendar.closed_before(datetime.now(UTC))
+        sessions = calendar.between(spec.start, last)
+        span = f"{len(sessions):,} sessions of {calendar.name}, {spec.start} .. {last}"
+        yield Finding(part, f"{span}, region {spec.region}")
+        if isinstance(spec.source, FilesSource):
+            yield from _files(name, spec, spec.source, sessions)
+        elif isinstance(spec.source, QlibSource):
+            days, instruments = QlibFolder(name, spec, spec.source).index()
+            span = f"{days[0]} .. {days[-1]}" if len(days) else "no day"
+            yield Finding(f"data of {name}", f"Qlib directory {spec.source.path}: {span}; {some(instruments)}")
+        elif isinstance(spec.source, WebSource):
+            yield Finding(f"data of {name}", f"{spec.source.kind}: {some(spec.instruments or ())}; not asked now")
+        else:
+            yield Finding(f"data of {name}", f"{spec.source.kind}, made here")
+    except QdagError as error:
+        yield Finding(f"data of {name}", str(error), False, "see what was found")
+
+
+def _files(name: str, spec: UniverseSettings, source: FilesSource, sessions: np.ndarray) -> Iterator[Finding]:
+    part, looked = f"data of {name}", FilesFolder(name, spec, source).look(LOOKED_AT)
+    of = "" if looked.looked_at == looked.files else f" ({looked.looked_at} looked at)"
+    found = [f"{source.path}: {looked.files:,} files{of}, layout {looked.profile.name}", some(looked.instruments)]
+    if len(looked.days):
+        found.append(f"{looked.days[0]} .. {looked.days[-1]}")
+    if looked.profile.adjustment == "none":
+        yield Finding(
+            part,
+            f"adjusted by {ADJUSTED_BY['none']}",
+            True,
+            "name a column as factor, adjusted_close, split, dividend or pre_close in [columns]",
+        )
+    else:
+        found.append(f"adjusted by {ADJUSTED_BY[looked.profile.adjustment]}")
+    wrong = []
+    if not len(np.intersect1d(looked.days, sessions)):
+        wrong.append(f"none of their days is a session from {spec.start} on: correct start, end or calendar")
+    if looked.refused:
+        file, why = next(iter(looked.refused.items()))
+        found.append(f"{len(looked.refused)} no tables, for example {file} ({' '.join(why.split())[:60]})")
+    if looked.unnamed:
+        found.append(f"{len(looked.unnamed)} with a name that is no symbol, for example {looked.unnamed[0]}")
+    yield Finding(part, "; ".join(found), not wrong, "; ".join(wrong))
+    inside = looked.days[(looked.days >= sessions[:1]) & (looked.days <= sessions[-1:])] if len(sessions) else sessions
+    outside = np.setdiff1d(inside, sessions)
+    if len(outside):
+        few = len(outside) <= STRAY_SHARE * len(inside)
+        told = f"{len(outside):,} days in the range are no session of {spec.calendar}: "
+        remedy = "their rows are refused" if few else "set the calendar of their exchange: their rows are refused"
+        yield Finding(part, told + some(outside.astype(str).tolist()), few, remedy)
+    late = sessions[sessions > looked.days[-1]] if len(looked.days) else sessions[:0]
+    if len(late):
+        yield Finding(
+            part,
+            f"the files end on {looked.days[-1]}, {len(late):,} sessions before the universe does",
+            True,
+            f"deliver newer files, or set end = {looked.days[-1]}",
+        )
+    early = int((looked.days < sessions[0]).sum()) if len(sessions) else 0
+    if early:
+        yield Finding(part, f"{early:,} days of the files lie before start", True, "set an earlier start to have them")
 
 
 def _library(name: str) -> Finding:
@@ -77,7 +164,6 @@ def _library(name: str) -> Finding:
 
 
 def _stores(settings: Settings) -> Iterator[Finding]:
-    yield Finding("universes", ", ".join(f"{n} ({u.source.kind})" for n, u in settings.universes.items()))
     home = settings.home
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     writable = os.access(existing, os.W_OK)

@@ -1,10 +1,36 @@
-"""``qdag settings``: what can be set, and what is."""
+"""``qdag init`` and ``qdag settings``: a first settings file, and what can be set."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qdag.terminal import Config, screen
+
+
+def init(
+    folders: Annotated[list[Path], typer.Argument(help="folders of vendor files; each becomes a universe")],
+    config: Annotated[Path, typer.Option("--config", help="the file to write")] = Path("qdag.toml"),
+) -> None:
+    """Look at folders of vendor files and write a commented settings file for them. Nothing else is written."""
+    from qdag.draft import draft
+    from qdag.errors import SettingsError
+    from qdag.settings import load_settings
+
+    if config.exists():
+        raise SettingsError(f"{config} exists and is not overwritten; move it away, or name another with --config")
+    text = draft(folders, config)
+    try:
+        with config.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be written: {error}; name another file with --config") from error
+    settings = load_settings(config, {})
+    typer.echo(text)
+    given = f" --config {config}" if config != Path("qdag.toml") else ""
+    typer.echo(f"written to {config}; have a look at it, then:\n  qdag doctor{given}\n  qdag plan{given}")
+    for name in settings.universes:
+        typer.echo(f"  qdag materialize --universe {name}{given}")
 
 
 def settings_command(

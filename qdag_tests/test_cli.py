@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
+
+from qdag.settings import load_settings
+from qdag_tests.vendor_files import days_of, write_us
 
 TOML = """
 home = "home"
@@ -112,6 +116,20 @@ def test_a_failed_run_is_code_1_and_names_the_cause(folder):
     assert done.returncode == 1
     assert "raw_ohlcv:" in done.stdout
     assert "none" in done.stdout
+
+
+def test_init_writes_a_file_that_loads_and_never_over_another(tmp_path):
+    write_us(tmp_path / "us", ["AAPL", "MSFT"], days_of("XNYS", date(2021, 1, 4), date(2021, 4, 21)))
+    done = _qdag(tmp_path, "init", "us")
+    assert done.returncode == 0, done.stderr
+    assert "qdag materialize --universe us" in done.stdout
+    assert load_settings(tmp_path / "qdag.toml", {}).universe("us").calendar == "XNYS"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["qdag.toml", "us"]
+    before = (tmp_path / "qdag.toml").read_text()
+    again = _qdag(tmp_path, "init", "us")
+    assert again.returncode == 2
+    assert "exists and is not overwritten" in " ".join(again.stderr.split())
+    assert (tmp_path / "qdag.toml").read_text() == before
 
 
 def test_doctor_finds_everything_on_a_prepared_machine(folder):

@@ -53,6 +53,32 @@ class _Table:
     text: Callable[[np.ndarray], Iterable[str]]
 
 
+@dataclass(frozen=True)
+class FolderLook:
+    """What files of a folder hold, without their prices.
+
+    Parameters
+    ----------
+    files, looked_at : how many files there are, and how many of them were read for this
+    size, rows : bytes of all files, and data lines of those that were read
+    instruments : those found, in order
+    days, traded : distinct days, datetime64[D] (D,), increasing, and on how many rows each is
+    refused : what is wrong with each file that is no table, by its path in the folder
+    unnamed : files whose name is no symbol where it should be one
+    """
+
+    profile: Profile
+    files: int
+    looked_at: int
+    size: int
+    rows: int
+    instruments: tuple[str, ...]
+    days: np.ndarray
+    traded: np.ndarray
+    refused: dict[str, str]
+    unnamed: tuple[str, ...]
+
+
 class FilesFolder:
     """Daily bars from a folder and its sub-folders: one file per instrument, or files with an instrument column.
 
@@ -140,6 +166,71 @@ class FilesFolder:
         if not (profile.named_files or profile.columns.instrument is None):
             return None
         return {name: profile.symbol(Path(name).stem) for name in names}
+
+    def header(self) -> tuple[str, list[str]]:
+        """The first file, by its path in the folder, whose column names can be read, and these names.
+
+        Raises
+        ------
+        SourceError
+            No folder, or no such file.
+        """
+        refused = ""
+        for path in self._paths():
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                return name, _header(path)
+            except (FileRefused, OSError) as error:
+                refused = refused or f"{name}: {' '.join(str(error).split())[:200]}"
+        raise SourceError(f"no file in {str(self.folder)!r} has a header ({refused}); deliver the files again")
+
+    def look(self, most: int) -> FolderLook:
+        """What the files hold, from at most so many of them, evenly chosen; for people, before anything is stored.
+
+        Raises
+        ------
+        SourceError
+            No folder, no file, or an unknown layout.
+        """
+        paths = self._paths()
+        profile = self._profile(paths)
+        mapping, known = profile.columns, dict[str, np.datetime64]()
+        found = list(self._looked_at(paths, profile))
+        chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))]
+        rows, refused, unnamed = 0, dict[str, str](), list[str]()
+        days = np.array([], "M8[D]")
+        traded = np.array([], np.int64)
+        names: set[str] = set()
+        one_each = profile.named_files or mapping.instrument is None
+        for path in chosen:
+            name, owner = path.relative_to(self.folder).as_posix(), self._owner(path, profile)
+            if one_each and owner is None:
+                unnamed.append(name)
+            data, unreadable, _ = _bytes(path)
+            try:
+                if unreadable:
+                    raise FileRefused("unreadable", unreadable)
+                table = _read(path, data, profile)
+            except FileRefused as wrong:
+                refused[name] = f"{wrong.reason}: {wrong}"
+                continue
+            rows += len(table.line) + len(table.broken)
+            if one_each:
+                names.update([owner] if owner else [])
+            elif mapping.instrument is not None:
+                symbols = set(to_symbols(table.columns[mapping.instrument], profile.symbol).tolist())
+                names.update(name for name in symbols if name is not None)
+            dates = to_dates(table.columns[mapping.date], mapping.date_format, known)
+            new, counts = np.unique(dates[~np.isnat(dates)], return_counts=True)
+            both = np.union1d(days, new)
+            total = np.zeros(len(both), np.int64)
+            total[np.searchsorted(both, days)] += traded
+            total[np.searchsorted(both, new)] += counts
+            days, traded = both, total
+        size = sum(path.stat().st_size for path in found)
+        return FolderLook(
+            profile, len(found), len(chosen), size, rows, tuple(sorted(names)), days, traded, refused, tuple(unnamed)
+        )
 
     @property
     def _wanted(self) -> set[str] | None:

@@ -35,7 +35,7 @@ class QlibFolder:
 
     def deliver(self, sessions: np.ndarray, start: date, end: date) -> Delivery:
         """Read the directory; see ``Source.deliver``."""
-        calendar, listed = self._index()
+        calendar, listed = self.index()
         names = sorted(listed) if self.settings.instruments is None else list(self.settings.instruments)
         for name in names:
             if name not in listed:
@@ -63,7 +63,8 @@ class QlibFolder:
         delivery = cleaner.finish(len(names))
         return replace(delivery, checks={**delivery.checks, "without_factor": float(without)})
 
-    def _index(self) -> tuple[np.ndarray, list[str]]:
+    def index(self) -> tuple[np.ndarray, list[str]]:
+        """Its days and its instruments; SourceError where they cannot be read."""
         days, instruments = self.folder / "calendars" / "day.txt", self.folder / "instruments" / "all.txt"
         if not days.is_file():
             raise SourceError(
