@@ -256,9 +256,24 @@ def up(
 ) -> None:
     """Serve the Dagster UI with its daemon, and the MLflow UI, until interrupted."""
     settings = open_settings(config)
-    from qdag.serve import serve
+    from qdag.server.up import serve
 
     raise typer.Exit(serve(settings, port, mlflow_port, typer.echo, automate))
+
+
+@app.command()
+def webserver(
+    workspace: Annotated[list[str], typer.Argument(help="workspace files that name the code locations")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 3000,
+    read_only: Annotated[bool, typer.Option("--read-only", help="nothing can be started or changed")] = False,
+    config: Config = None,
+) -> None:
+    """Serve the Dagster UI alone, for the host names of the settings; `qdag up` and the containers start it."""
+    settings = open_settings(config)
+    from qdag.server.webserver import serve_ui
+
+    serve_ui(settings, workspace, host, port, read_only)
 
 
 def _summary(console: "Console", settings: "Settings", universe: str, outcome: "Launched") -> None:

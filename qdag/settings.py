@@ -509,11 +509,20 @@ class MlflowSettings(_Frozen):
     experiment: Text = Field(default="qdag", description="that runs are tracked in")
     ui_url: WebAddress = Field(default="http://127.0.0.1:5000", description="where links to runs and models lead")
 
+    def runs_url(self, experiment_id: str) -> str:
+        """Where the UI shows the runs of an experiment as a table of models; without it, it shows one of chats."""
+        return f"{self.ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
 
 class DagsterSettings(_Frozen):
-    """Where the Dagster UI is reached, for links."""
+    """Where the Dagster UI is reached."""
 
-    ui_url: WebAddress = Field(default="http://127.0.0.1:3000", description="where links to runs and assets lead")
+    ui_url: WebAddress = Field(
+        default="http://127.0.0.1:3000", description="where links to runs and assets lead; its host is answered"
+    )
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])$")], ...] = Field(
+        default=(), description="further host names, without port, under which the UI answers"
+    )
 
 
 class AutomationSettings(_Frozen):

@@ -34,7 +34,7 @@ ROOMS["stages"] = DOMAIN
 ROOMS["refresh"] = DOMAIN | {"stages"}
 ROOMS["home"] = {"errors", "settings"}
 ROOMS["settings_reference"] = {"settings"}
-ROOMS["serve"] = {"errors", "settings", "home"}
+ROOMS["server"] = {"errors", "settings", "home", "models"}
 ROOMS["doctor"] = DOMAIN | {"home", "draft"}
 ROOMS["maintenance"] = DOMAIN | {"stages"}
 ROOMS["alerts"] = DOMAIN | {"stages"}
@@ -48,13 +48,14 @@ ROOMS["settings_cli"] = {"errors", "settings", "settings_reference", "draft", "t
 ROOMS["data_cli"] = ROOMS["features_cli"] | {"maintenance"}
 ROOMS["alerts_cli"] = ROOMS["features_cli"] | {"alerts"}
 ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh"}
-ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "serve", "doctor", "terminal"}
+ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "server", "doctor", "terminal"}
 ROOMS["cli"] |= {"settings_cli", "features_cli", "data_cli", "alerts_cli", "automation_cli"}
 ROOMS["__main__"] = {"cli"}
 
 ONLY_IN = {
-    "dagster": ("defs/", "definitions.py", "cli.py"),
-    "mlflow": ("models/tracking.py",),
+    "dagster": ("defs/", "definitions.py", "cli.py", "server/webserver.py"),
+    "dagster_webserver": ("server/webserver.py",),
+    "mlflow": ("models/tracking.py", "server/experiments.py"),
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
     "apprise": ("alerts.py",),
@@ -67,6 +68,8 @@ ONLY_IN = {
 SUBCLASSING = ("models/datasets.py", "models/zoo.py")
 LAZY = (
     "dagster",
+    "dagster_webserver",
+    "uvicorn",
     "index_constitution",
     "mlflow",
     "great_expectations",

@@ -35,6 +35,7 @@ from sqlalchemy.exc import ArgumentError
 
 from qdag.errors import SettingsError
 from qdag.settings import POSTGRES_VARIABLE, load_settings
+from qdag.store.files import locked
 
 BATCH_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 BATCH_SIZE = 1000
@@ -238,12 +239,14 @@ class QdagStorage(DagsterStorage, ConfigurableClass):
     def sqlite(cls, base_dir: str | Path, inst_data: ConfigurableClassData | None = None) -> "QdagStorage":
         """Open or create the SQLite files below ``base_dir``, laid out as the stock storage does."""
         base = Path(base_dir).absolute()
-        return cls(
-            SqliteRunStorage.from_local(str(base / "history")),
-            SqliteEventLog(str(base / "history" / "runs")),
-            SqliteScheduleStorage.from_local(str(base / "schedules")),
-            inst_data,
-        )
+        # Dagster creates its tables where it finds none: two processes that start at once would both
+        with locked(base / "storage.lock"):
+            return cls(
+                SqliteRunStorage.from_local(str(base / "history")),
+                SqliteEventLog(str(base / "history" / "runs")),
+                SqliteScheduleStorage.from_local(str(base / "schedules")),
+                inst_data,
+            )
 
     @classmethod
     def postgres(cls, url: str, inst_data: ConfigurableClassData | None = None) -> "QdagStorage":

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from qdag.models import tracking
-from qdag.models.frames import feature_frame, feature_names
+from qdag.models.frames import feature_frame
 from qdag.schema import PREDICTIONS
 from qdag.settings import Settings
 
@@ -63,18 +63,17 @@ def predict(settings: Settings, store: "TableStore", universe: str, sessions: np
     without_features: list[np.datetime64] = []
     for registered, days in by_model.items():
         loaded = tracking.load(settings, registered)
-        features = tracking.model_features(loaded)
         scored = 0
         for first in range(0, len(days), BLOCK_SESSIONS):
             block = np.array(days[first : first + BLOCK_SESSIONS])
-            frame = feature_frame(store, universe, features, block[0].item(), block[-1].item())
+            frame = feature_frame(store, universe, loaded.features, block[0].item(), block[-1].item())
             dates = frame.index.get_level_values("datetime").to_numpy().astype("datetime64[D]")
             wanted = np.isin(dates, block)
             frame, dates = frame[wanted], dates[wanted]
             without_features.extend(np.setdiff1d(block, dates))
             scored += len(np.unique(dates))
             if len(frame):
-                scores = np.asarray(loaded.predict(frame[feature_names(features)]), np.float64)
+                scores = loaded.predict(frame)
                 instruments = frame.index.get_level_values("instrument")
                 tables.append(_rows(universe, dates, list(instruments), scores, registered))
         counts[registered.label] = scored

@@ -1,51 +1,59 @@
-"""Where training runs and registered models live: the only module that knows MLflow."""
+"""Where training runs and registered models live: the only module that knows MLflow.
+
+MLflow is for people to look at, and whoever reaches its server may write to it. So every model that is registered here
+is also recorded in the data home (:mod:`qdag.models.records`). Only recorded models are found, and only the very bytes
+that were recorded are loaded, as LightGBM's own text: nothing that MLflow holds is ever run or unpickled.
+"""
 
 import json
+import logging
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qdag.errors import MissingDataError, StoreError
+import numpy as np
+import pandas as pd
+
+from qdag.errors import StoreError
+from qdag.models.frames import feature_names
 from qdag.models.plots import figures
+from qdag.models.records import Registered, record, recorded, records_folder
+from qdag.models.relocation import relocate, sqlite_path
 from qdag.models.training import TrainedModel
 from qdag.settings import Settings
+from qdag.store.files import locked
 
 if TYPE_CHECKING:
+    from lightgbm import Booster
     from mlflow import MlflowClient
-    from mlflow.pyfunc import PyFuncModel
 
 CHAMPION = "champion"
 MODEL_TYPE = "lightgbm"
+MODEL_FILE = "model.lgb"
 
+log = logging.getLogger(__name__)
 _CURVE_BATCH = 1000  # MLflow's limit of metrics per request
 _opened: set[str] = set()
 _lock = threading.RLock()
 
 
 @dataclass(frozen=True)
-class Registered:
-    """One version of a registered model; the newest by (training_date, version) is the champion."""
+class Model:
+    """A loaded model: LightGBM's booster and the columns it was trained on, by feature table."""
 
-    name: str
-    version: int
-    universe: str
-    training_date: date
-    run_id: str
+    booster: "Booster"
+    features: Mapping[str, tuple[str, ...]]
 
-    @property
-    def uri(self) -> str:
-        """For ``mlflow.pyfunc.load_model``."""
-        return f"models:/{self.name}/{self.version}"
-
-    @property
-    def label(self) -> str:
-        """How predictions name their model."""
-        return f"{self.name}/{self.version}"
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """One float64 score per row of a frame that has the model's columns."""
+        return np.asarray(self.booster.predict(frame[feature_names(self.features)].to_numpy()), np.float64)
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,18 @@ def model_name(universe: str, model_type: str = MODEL_TYPE) -> str:
 def track(settings: Settings, model: TrainedModel, dagster_run_id: str | None = None) -> Tracked:
     """Record a trained model as one finished run, register it, and move the alias "champion" to the newest.
 
-    Training the same universe and date again makes a new run and a new version; lookups then find that one.
-    A run that fails while it is being recorded is marked FAILED and registers nothing.
+    A model of the same inputs that is registered for the same date already is not registered again: what it gave then
+    is returned. A run that fails while it is being recorded is marked FAILED and registers nothing.
     """
     with _connection(settings) as client:
         import mlflow
         from mlflow.entities import RunStatus
 
         experiment = _experiment(settings, client)
+        for known in _registered(settings, client, model.universe):
+            same = (known.training_date, known.inputs, known.experiment_id)
+            if same == (model.training_date, model.inputs, experiment):
+                return _tracked(settings, known, _crown(settings, client, model.universe))
         run = client.create_run(
             experiment, run_name=f"{model.universe} {model.training_date}", tags=_tags(settings, model, dagster_run_id)
         )
@@ -90,55 +102,46 @@ def track(settings: Settings, model: TrainedModel, dagster_run_id: str | None = 
                     pip_requirements=_requirements(),
                     metadata={"features": {table: list(columns) for table, columns in model.features.items()}},
                 )
-            registered = _register(client, model, run_id, info.model_uri)
-            champion = _crown(client, model.universe)
+            registered = _register(client, model, run_id, experiment, info.model_uri)
+            record(settings, registered)
+            champion = _crown(settings, client, model.universe)
             status = RunStatus.FINISHED
         finally:
             client.set_terminated(run_id, RunStatus.to_string(status))
-    path = f"/#/experiments/{experiment}/runs/{run_id}"
-    return Tracked(run_id, path, settings.mlflow.ui_url.rstrip("/") + path, registered, champion == registered.version)
+    return _tracked(settings, registered, champion)
+
+
+def _tracked(settings: Settings, registered: Registered, champion: int) -> Tracked:
+    path = f"/#/experiments/{registered.experiment_id}/runs/{registered.run_id}"
+    url = settings.mlflow.ui_url.rstrip("/") + path
+    return Tracked(registered.run_id, path, url, registered, champion == registered.version)
 
 
 def registered_models(settings: Settings, universe: str) -> tuple[Registered, ...]:
-    """Registered versions of a universe's model, by training date, then version; empty where there are none."""
-    path = _sqlite_path(settings.tracking_uri)
+    """Registered versions of a universe's model, by training date, then version; empty where there are none.
+
+    Versions that were registered by others, or into another data home, are none of them; a warning names them.
+    """
+    path = sqlite_path(settings.tracking_uri)
     if path is not None and not path.exists():
         return ()
     with _connection(settings) as client:
-        return _registered(client, universe)
+        return _registered(settings, client, universe)
 
 
 def versions_read(settings: Settings) -> dict[str, set[int]]:
     """Versions by table that training runs of registered models read: of all universes, also of removed ones."""
-    path = _sqlite_path(settings.tracking_uri)
+    path = sqlite_path(settings.tracking_uri)
     found: dict[str, set[int]] = {}
     if path is not None and not path.exists():
         return found
+    folder = records_folder(settings)
     with _connection(settings) as client:
-        token = None
-        while True:
-            page = client.search_model_versions("name LIKE 'qdag-%'", max_results=200, page_token=token)
-            for model in page:
-                if "training_date" not in model.tags:
-                    continue
-                for key, value in _run_params(client, model.tags.get("run_id") or model.run_id or "", model).items():
-                    if key.startswith("table.") and key.endswith(".version"):
-                        found.setdefault(key.split(".")[1], set()).add(int(value))
-            token = page.token
-            if not token:
-                return found
-
-
-def _run_params(client: "MlflowClient", run_id: str, model: Any) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return dict(client.get_run(run_id).data.params)
-    except MlflowException as error:
-        raise StoreError(
-            f"run {run_id!r} of model {model.name}/{model.version} cannot be read, so the table versions it needs are "
-            f"unknown ({error}); restore the run in MLflow or delete that model version"
-        ) from error
+        for name in sorted(one.name for one in folder.iterdir()) if folder.exists() else ():
+            for model in _versions(settings, client, name):
+                for table, version in model.versions.items():
+                    found.setdefault(table, set()).add(version)
+    return found
 
 
 def newest_before(models: tuple[Registered, ...], before: date) -> Registered | None:
@@ -148,23 +151,41 @@ def newest_before(models: tuple[Registered, ...], before: date) -> Registered | 
     )
 
 
-def load(settings: Settings, registered: Registered) -> "PyFuncModel":
-    """Load a version; its ``predict`` takes a frame with the feature columns and gives one float64 score per row."""
-    with _connection(settings):
+def load(settings: Settings, registered: Registered) -> Model:
+    """Load a version from MLflow's artifacts.
+
+    Raises
+    ------
+    StoreError
+        The file is not there, or is not the one that was recorded.
+    """
+    from lightgbm import Booster
+
+    with _connection(settings), tempfile.TemporaryDirectory() as folder:
         import mlflow
+        from mlflow.exceptions import MlflowException
 
-        return mlflow.pyfunc.load_model(registered.uri)
-
-
-def model_features(model: "PyFuncModel") -> dict[str, tuple[str, ...]]:
-    """Columns by feature table that a loaded model was trained on."""
-    metadata = model.metadata.metadata or {}
-    if "features" not in metadata:
-        raise MissingDataError(
-            f"model of run {model.metadata.run_id} does not say which feature tables it needs; it was not recorded by "
-            f"qdag: remove that version or train again"
+        try:
+            path = mlflow.artifacts.download_artifacts(f"{registered.uri}/{MODEL_FILE}", dst_path=folder)
+            data = Path(path).read_bytes()
+        except (MlflowException, OSError) as error:
+            raise StoreError(
+                f"file {MODEL_FILE} of model {registered.label} cannot be read from MLflow: {error}; "
+                f"train {registered.training_date:%Y-%m} of universe {registered.universe!r} again"
+            ) from error
+    if (found := sha256(data).hexdigest()) != registered.sha256:
+        raise StoreError(
+            f"model {registered.label} in MLflow is not the one that was trained: SHA-256 {found[:12]}... instead of "
+            f"{registered.sha256[:12]}...; it was changed there. Delete that version in MLflow and train "
+            f"{registered.training_date:%Y-%m} of universe {registered.universe!r} again"
         )
-    return {table: tuple(columns) for table, columns in metadata["features"].items()}
+    return Model(Booster(model_str=data.decode()), registered.features)
+
+
+def prepare_store(settings: Settings) -> str:
+    """Create or migrate MLflow's store and the experiment in it; returns the experiment's id."""
+    with _connection(settings) as client:
+        return _experiment(settings, client)
 
 
 @contextmanager
@@ -175,37 +196,30 @@ def _connection(settings: Settings) -> Iterator["MlflowClient"]:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
-    uri = settings.tracking_uri
     with _lock:
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(settings.tracking_uri)
         try:
-            yield _open(uri)
+            yield _open(settings)
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
-def _open(uri: str) -> "MlflowClient":
+def _open(settings: Settings) -> "MlflowClient":
     """A client. An SQLite store is created or migrated by one process at a time: two at once would fail half-way."""
     from mlflow import MlflowClient
 
-    path = _sqlite_path(uri)
+    uri = settings.tracking_uri
+    path = sqlite_path(uri)
     if path is None or (uri in _opened and path.exists()):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.with_suffix(".lock")):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
+        if settings.mlflow.tracking_uri is None:
+            relocate(settings)
     _opened.add(uri)
     return client
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix).split("?")[0]) if uri.startswith(prefix) else None
 
 
 def _experiment(settings: Settings, client: "MlflowClient") -> str:
@@ -319,44 +333,66 @@ def _requirements() -> list[str]:
     return [f"{package}=={version(package)}" for package in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn")]
 
 
-def _register(client: "MlflowClient", model: TrainedModel, run_id: str, model_uri: str) -> Registered:
+def _register(client: "MlflowClient", model: TrainedModel, run_id: str, experiment: str, uri: str) -> Registered:
     from mlflow import register_model
 
     name = model_name(model.universe, model.model_type)
-    tags: Mapping[str, str] = {
-        "universe": model.universe,
-        "training_date": model.training_date.isoformat(),
-        "run_id": run_id,
-    }
-    made = register_model(model_uri, name, tags=dict(tags))
-    return Registered(name, int(made.version), model.universe, model.training_date, run_id)
+    tags = {"universe": model.universe, "training_date": model.training_date.isoformat(), "run_id": run_id}
+    made = register_model(uri, name, tags=tags)
+    return Registered(
+        name=name,
+        version=int(made.version),
+        universe=model.universe,
+        training_date=model.training_date,
+        run_id=run_id,
+        experiment_id=experiment,
+        sha256=_digest(model.booster),
+        features=model.features,
+        versions=model.versions,
+        inputs=model.inputs,
+    )
 
 
-def _registered(client: "MlflowClient", universe: str) -> tuple[Registered, ...]:
-    name = model_name(universe)
+def _digest(booster: "Booster") -> str:
+    """SHA-256 of the file that MLflow stores; from the booster itself, for what comes back may be another's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        booster.save_model(path)
+        return sha256(path.read_bytes()).hexdigest()
+
+
+def _registered(settings: Settings, client: "MlflowClient", universe: str) -> tuple[Registered, ...]:
+    return tuple(sorted(_versions(settings, client, model_name(universe)), key=lambda m: (m.training_date, m.version)))
+
+
+def _versions(settings: Settings, client: "MlflowClient", name: str) -> list[Registered]:
+    """What is both in MLflow's registry and recorded here: all but the names of versions is taken from the records."""
     found: list[Registered] = []
+    others: list[int] = []
     token = None
     while True:
         page = client.search_model_versions(f"name = '{name}'", max_results=200, page_token=token)
-        # versions that someone registered by hand carry no training date and never serve
-        found += [
-            Registered(
-                name,
-                int(v.version),
-                universe,
-                date.fromisoformat(v.tags["training_date"]),
-                v.tags.get("run_id") or v.run_id or "",
-            )
-            for v in page
-            if v.status == "READY" and "training_date" in v.tags
-        ]
+        for version in page:
+            known = recorded(settings, name, int(version.version))
+            if known is None or known.run_id != version.run_id:
+                others.append(int(version.version))
+            elif version.status == "READY":
+                found.append(known)
         token = page.token
         if not token:
-            return tuple(sorted(found, key=lambda m: (m.training_date, m.version)))
+            break
+    if others:
+        log.warning(
+            "%s: versions %s in MLflow were not registered by this data home and do not serve; train their months "
+            "again, or delete them in MLflow",
+            name,
+            ", ".join(map(str, sorted(others))),
+        )
+    return found
 
 
-def _crown(client: "MlflowClient", universe: str) -> int:
+def _crown(settings: Settings, client: "MlflowClient", universe: str) -> int:
     """Point the alias at the newest version by training date, and return that version."""
-    newest = _registered(client, universe)[-1]
+    newest = _registered(settings, client, universe)[-1]
     client.set_registered_model_alias(newest.name, CHAMPION, str(newest.version))
     return newest.version

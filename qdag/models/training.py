@@ -1,10 +1,12 @@
 """Train one model as of a training date and judge it. Where it is recorded is the tracker's matter."""
 
+import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +74,7 @@ class TrainedModel:
     rows : by segment name, learning segments "train" and "valid"
     instruments : number of instruments in the train segment
     warnings : what a person should know, in plain words
+    inputs : digest of the rows of all segments, the parameters and the library: equal ones give an equal model
     """
 
     universe: str
@@ -92,6 +95,7 @@ class TrainedModel:
     rows: Mapping[str, SegmentRows]
     instruments: int
     warnings: tuple[str, ...]
+    inputs: str
     seconds: float
 
 
@@ -143,6 +147,7 @@ def train(
             f"history holds {split.train.sessions} sessions to train on; {split.asked_train_sessions} were asked"
         )
     rows, instruments = _account(dataset, split, universe, warnings)
+    inputs = _inputs(dataset, split, {**parameters, **options.model_dump(mode="json"), "label": label})
     evals: dict[str, dict[str, list[float]]] = {}
     model.fit(dataset, evals_result=evals)
     curves = {
@@ -183,6 +188,7 @@ def train(
         rows=rows,
         instruments=instruments,
         warnings=tuple(warnings),
+        inputs=inputs,
         seconds=time.perf_counter() - began,
     )
 
@@ -208,6 +214,20 @@ def _require_sessions(sessions: np.ndarray, stored: Mapping[str, np.ndarray], sp
                     f"table {table!r} lacks {len(missing)} of {len(wanted)} {name} sessions of universe {universe!r} "
                     f"({missing[0]} to {missing[-1]}); materialize {table} for that range first"
                 )
+
+
+def _inputs(dataset: "DatasetH", split: Split, chosen: Mapping[str, Any]) -> str:
+    import lightgbm
+
+    told = {"lightgbm": lightgbm.__version__, **chosen}
+    for name, segment in split.segments.items():
+        told[name] = (str(segment.first), str(segment.last))
+    found = sha256(json.dumps(told, sort_keys=True).encode())
+    for name in split.segments:
+        rows = dataset.prepare(name, col_set=["feature", "label"], data_key="raw")
+        found.update("\n".join(map(str, [*rows.columns, *rows.index])).encode())
+        found.update(np.ascontiguousarray(rows.to_numpy(np.float32)))
+    return found.hexdigest()
 
 
 def _account(

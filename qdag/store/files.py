@@ -25,3 +25,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file at once; folders are made."""
     with replacing(path) as part:
         part.write_text(text, "utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block; others wait. The lock's file is made, and stays."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,5 +1,6 @@
 """Dagster's storage: the same answers as the stock classes, whole batches, and the choice of database."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -553,3 +554,19 @@ def test_other_urls_are_refused_without_showing_the_password(url: str, said: str
         psycopg2_url(url)
     assert "secret" not in str(raised.value)
     assert "postgresql://USER" in str(raised.value)
+
+
+def _open_first(base: Path, gate: Any) -> None:
+    gate.wait(30)
+    QdagStorage.sqlite(base)
+
+
+def test_processes_that_start_at_once_share_a_new_home(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    gate = processes.Barrier(6)
+    started = [processes.Process(target=_open_first, args=(tmp_path, gate)) for _ in range(6)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0] * 6

@@ -1,7 +1,12 @@
 """Tracking and predictions, against a real MLflow store in SQLite."""
 
+import dataclasses
+import hashlib
 import os
+import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -14,7 +19,9 @@ from qdag.errors import StoreError
 from qdag.models import tracking
 from qdag.models.frames import feature_frame
 from qdag.models.predict import predict
-from qdag.models.tracking import Registered, newest_before
+from qdag.models.records import Registered
+from qdag.models.relocation import other_homes, sqlite_path
+from qdag.models.tracking import newest_before
 from qdag.models.training import train
 from qdag.schema import PREDICTIONS
 
@@ -27,11 +34,13 @@ def models(settings, store):
 
 
 @pytest.fixture(scope="module")
-def tracked(settings, models):
-    """LATE first, EARLY second, EARLY again: order of recording is not order of training date."""
+def tracked(settings, models, store):
+    """LATE first, EARLY second, EARLY otherwise: order of recording is not order of training date."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     here = set(Path.cwd().iterdir())
-    made = [tracking.track(settings, models[day], "0dagster-run") for day in (LATE, EARLY, EARLY)]
+    shorter = settings.model_copy(update={"training": settings.training.model_copy(update={"num_boost_round": 50})})
+    order = (models[LATE], train(shorter, store, "toy", EARLY, SESSIONS), models[EARLY])
+    made = [tracking.track(settings, model, "0dagster-run") for model in order]
     assert set(Path.cwd().iterdir()) == here, "nothing may be left in the current directory"
     return made
 
@@ -101,6 +110,31 @@ def test_versions_tags_and_champion(client, tracked, settings):
         (EARLY, 3),
         (LATE, 1),
     ]
+
+
+def test_training_on_the_same_again_makes_no_new_version(settings, tracked, models, store, client):
+    again = train(settings, store, "toy", EARLY, SESSIONS)
+    assert again.inputs == models[EARLY].inputs
+    assert tracking.track(settings, again, "another-run") == tracked[2]
+    assert len(client.search_model_versions("name = 'qdag-toy-lightgbm'")) == 3
+    assert int(client.get_model_version_by_alias("qdag-toy-lightgbm", "champion").version) == 1
+    # another row, another parameter, another date: another model
+    assert len({model.registered.inputs for model in tracked}) == 3
+
+
+def test_one_changed_cell_is_another_input(settings, market, models, tmp_path):
+    changed = {name: values.copy() for name, values in market.labels.items()}
+    day = np.flatnonzero(np.datetime64("2011-01-05") == SESSIONS)[0]
+    changed["label_1"][2, day] += 0.001
+    store = dataclasses.replace(market, labels=changed).write(tmp_path / "tables")
+    assert train(settings, store, "toy", EARLY, SESSIONS).inputs != models[EARLY].inputs
+
+
+def test_the_record_names_the_bytes_that_are_stored(settings, tracked):
+    files = [path.read_bytes() for path in settings.artifacts.rglob("model.lgb")]
+    stored = {hashlib.sha256(data).hexdigest() for data in files}
+    assert stored == {t.registered.sha256 for t in tracked}
+    assert len(files) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,12 +213,108 @@ def test_a_failure_while_recording_is_marked_and_registers_nothing(settings, cli
     before = tracking.registered_models(settings, "toy")
     monkeypatch.setattr(tracking, "figures", lambda model: {"no-such-format.xyz": object()})
     with pytest.raises(TypeError):
-        tracking.track(settings, models[EARLY])
+        tracking.track(settings, dataclasses.replace(models[EARLY], inputs="never seen"))
     assert tracking.registered_models(settings, "toy") == before
     experiment = client.get_experiment_by_name("qdag").experiment_id
     newest = client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1)[0]
     assert newest.info.status == "FAILED"
     client.delete_run(newest.info.run_id)
+
+
+@pytest.fixture
+def copied(settings, tracked, tmp_path):
+    """The same settings on a copy of the home, as of a folder that was copied or moved."""
+    shutil.copytree(settings.home, tmp_path / "a copy")
+    return make_settings(tmp_path / "a copy")
+
+
+def test_a_version_that_others_registered_never_serves(copied, tracked, store, tmp_path, caplog):
+    """Whoever reaches MLflow can register a model that runs code when it is loaded; nothing of it is loaded."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    tracking.prepare_store(copied)
+    code = tmp_path / "hostile.py"
+    code.write_text(
+        "import mlflow\n"
+        "class Hostile(mlflow.pyfunc.PythonModel):\n"
+        f"    def load_context(self, context): open({str(tmp_path / 'RAN')!r}, 'w').write('')\n"
+        "    def predict(self, context, model_input, params=None): return [1e9] * len(model_input)\n"
+        "mlflow.models.set_model(Hostile())\n"
+    )
+    client = MlflowClient(tracking_uri=copied.tracking_uri)
+    mlflow.set_tracking_uri(copied.tracking_uri)
+    try:
+        experiment = client.get_experiment_by_name("qdag").experiment_id
+        with mlflow.start_run(experiment_id=experiment):
+            made = mlflow.pyfunc.log_model(name="m", python_model=str(code), pip_requirements=[])
+        tags = {"training_date": "2011-07-01", "universe": "toy", "run_id": tracked[0].run_id}
+        hostile = mlflow.register_model(made.model_uri, "qdag-toy-lightgbm", tags=tags)
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert int(hostile.version) == 4
+    assert [m.version for m in tracking.registered_models(copied, "toy")] == [2, 3, 1]
+    assert "versions 4 in MLflow were not registered by this data home" in caplog.text
+    got = predict(copied, store, "toy", SESSIONS[-5:])
+    assert got.models == {"qdag-toy-lightgbm/1": 5}
+    assert got.table["score"].to_numpy().max() < 1e6
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_a_model_that_was_changed_in_mlflow_is_refused(copied, store, tracked, models):
+    tracking.prepare_store(copied)
+    newest = tracking.registered_models(copied, "toy")[-1]
+    for path in copied.artifacts.rglob("model.lgb"):
+        path.write_text(models[EARLY].booster.model_to_string().replace("split_gain", "split_gain "))
+    with pytest.raises(StoreError, match=r"qdag-toy-lightgbm/1 in MLflow is not the one that was trained.*2011-06"):
+        tracking.load(copied, newest)
+    for path in copied.artifacts.rglob("model.lgb"):
+        path.unlink()
+    with pytest.raises(StoreError, match=r"model.lgb of model qdag-toy-lightgbm/1 cannot be read"):
+        tracking.load(copied, newest)
+
+
+def test_a_copied_home_reads_and_writes_itself_alone(settings, copied, tracked, models, store, client):
+    def files(home):
+        return {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+
+    before = files(settings.home)
+    assert other_homes(copied) == (settings.artifacts.as_uri(),)
+    sessions = SESSIONS[-5:]
+    want = predict(settings, store, "toy", sessions).table
+    assert predict(copied, store, "toy", sessions).table == want
+    assert other_homes(copied) == ()
+    model = dataclasses.replace(models[LATE], inputs="trained in the copy")
+    made = tracking.track(copied, model)
+    assert made.registered.version == 4
+    assert (copied.artifacts / made.run_id).is_dir()
+    with closing(sqlite3.connect(sqlite_path(copied.tracking_uri))) as kept:
+        dump = "\n".join(kept.iterdump())
+    assert settings.home.as_uri() + "/" not in dump
+    assert f'"{settings.tables}/' not in dump
+    assert f'"{copied.tables}/alpha158"' in dump
+    assert files(settings.home) == before
+    assert [m.version for m in tracking.registered_models(settings, "toy")] == [2, 3, 1]
+
+
+def test_a_moved_home_loads_its_models(copied, store, tmp_path):
+    moved = make_settings(tmp_path / "moved")
+    copied.home.rename(moved.home)
+    tracking.load(moved, tracking.registered_models(moved, "toy")[0])
+    assert not copied.home.exists()
+
+
+def test_a_home_by_another_name_keeps_its_addresses(copied, tmp_path):
+    tracking.prepare_store(copied)
+    (tmp_path / "link").symlink_to(copied.home)
+    linked = make_settings(tmp_path / "link")
+    assert other_homes(linked) == ()
+
+
+def test_a_damaged_record_is_named(copied):
+    (copied.home / "models" / "qdag-toy-lightgbm" / "2.json").write_text("{")
+    with pytest.raises(StoreError, match=r"2.json' of a model cannot be read.*restore it"):
+        tracking.registered_models(copied, "toy")
 
 
 def test_a_deleted_experiment_is_named(settings, tracked, models, client):
@@ -210,7 +340,7 @@ def test_a_store_is_created_by_one_process_at_a_time(tmp_path, monkeypatch, trac
 
     monkeypatch.setattr(mlflow, "MlflowClient", create)
     with pytest.raises(Reached):
-        tracking._open(make_settings(tmp_path).tracking_uri)
+        tracking._open(make_settings(tmp_path))
 
 
 def test_importing_the_modules_imports_nothing_heavy():
