@@ -226,7 +226,7 @@ def _inputs(dataset: "DatasetH", split: Split, chosen: Mapping[str, Any]) -> str
     for name in split.segments:
         rows = dataset.prepare(name, col_set=["feature", "label"], data_key="raw")
         found.update("\n".join(map(str, [*rows.columns, *rows.index])).encode())
-        found.update(np.ascontiguousarray(rows.to_numpy(np.float32)))
+        found.update(np.ascontiguousarray(rows.to_numpy(np.float32)).data)
     return found.hexdigest()
 
 

@@ -211,8 +211,10 @@ def test_other_horizon_uses_its_label_and_gap(tmp_path, store):
 
 
 def test_missing_tables_sessions_and_labels(tmp_path, settings, store, market):
+    # settings refuse it when they are read; this is what stands behind them
+    typed = settings.model_copy(update={"training": settings.training.model_copy(update={"features": ("alpha185",)})})
     with pytest.raises(UnknownNameError, match="'alpha185'; did you mean 'alpha158'"):
-        train(make_settings(tmp_path, features=["alpha185"]), store, "toy", DATE, SESSIONS)
+        train(typed, store, "toy", DATE, SESSIONS)
     with pytest.raises(MissingDataError, match="'basic_statistics' holds nothing yet"):
         train(make_settings(tmp_path, features=["basic_statistics"]), store, "toy", DATE, SESSIONS)
     hole = np.delete(SESSIONS, [350, 351])
