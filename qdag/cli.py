@@ -114,15 +114,15 @@ def materialize(
 
 @app.command()
 def status(universe: Universe = None, config: Config = None) -> None:
-    """Per asset and universe: first and last session, missing sessions, the last check."""
+    """Per asset and universe: first and last session, missing sessions, and how the checks came out."""
     settings = open_settings(config)
     console = screen()
     from rich.table import Table
 
-    from qdag.defs.status import asset_status
+    from qdag.status import asset_status
 
     names = [universe_name(settings, universe)] if universe else list(settings.universes)
-    table = Table("universe", "asset", "first", "last", "sessions", "missing", "last checks", box=None, pad_edge=False)
+    table = Table("universe", "asset", "first", "last", "sessions", "missing", "checks", box=None, pad_edge=False)
     for name in names:
         for row in asset_status(settings, name):
             table.add_row(name, *(str(cell) for cell in row))

@@ -52,6 +52,7 @@ FACTOR_BLOCK = 32
 MONTH_SESSIONS = 23
 """Most sessions of a month."""
 POOL = "all"
+LEADING = "leading_rank_ic"
 
 
 def _silent(stage: str, done: int, total: int, rows: int) -> None:
@@ -104,6 +105,8 @@ class StageResult:
     peak_mib: float
     preview: pa.Table | None = field(default=None, repr=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    by_session: Mapping[date, Mapping[str, int | float]] = field(default_factory=dict, repr=False)
+    """Numbers of each session that has rows: ``rows``, ``nan_share`` of its own cells, and what else a stage tells."""
 
 
 class _Meter:
@@ -137,20 +140,23 @@ class _Counter:
     rows: int = 0
     missing: int = 0
     instruments: set[str] = field(default_factory=set)
-    dates: set[date] = field(default_factory=set)
+    rows_of: Counter[date] = field(default_factory=Counter)
+    missing_of: Counter[date] = field(default_factory=Counter)
     preview: pa.Table | None = None
 
     def watch(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             self.rows += batch.num_rows
+            missing = np.zeros(batch.num_rows, np.int64)
             for name in self.values:
-                column = batch[name]
-                self.missing += column.null_count
-                if pa.types.is_floating(column.type):
-                    self.missing += pc.sum(pc.is_nan(column)).as_py() or 0
+                missing += pc.is_null(batch[name], nan_is_null=True).to_numpy(zero_copy_only=False)
+            self.missing += int(missing.sum())
             if "instrument" in batch.schema.names:
                 self.instruments.update(pc.unique(batch["instrument"]).to_pylist())
-            self.dates.update(pc.unique(batch["date"]).to_pylist())
+            days, at = np.unique(batch["date"].to_numpy(zero_copy_only=False), return_inverse=True)
+            for day, rows, gaps in zip(days.tolist(), np.bincount(at), np.bincount(at, missing), strict=True):
+                self.rows_of[day] += int(rows)
+                self.missing_of[day] += int(gaps)
             if batch.num_rows:
                 self.preview = pa.Table.from_batches([batch.slice(max(0, batch.num_rows - PREVIEW_ROWS))])
             yield batch
@@ -159,6 +165,14 @@ class _Counter:
     def nan_share(self) -> float:
         cells = self.rows * len(self.values)
         return self.missing / cells if cells else 0.0
+
+    @property
+    def by_session(self) -> dict[date, dict[str, int | float]]:
+        columns = max(1, len(self.values))
+        return {
+            day: {"rows": rows, "nan_share": self.missing_of[day] / (rows * columns)}
+            for day, rows in sorted(self.rows_of.items())
+        }
 
 
 def window_sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
@@ -220,12 +234,13 @@ def _result(
         version=version,
         rows=counter.rows,
         instruments=len(counter.instruments),
-        sessions=len(counter.dates),
+        sessions=len(counter.rows_of),
         nan_share=counter.nan_share,
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         preview=counter.preview,
         extra=extra,
+        by_session=counter.by_session,
     )
 
 
@@ -237,6 +252,16 @@ def _empty(platform: Platform, universe: str) -> dict[str, Any]:
         f"{min(spec.end, platform.last_session(universe)) if spec.end else 'the last closed session'}): "
         "the partition is valid and empty"
     }
+
+
+def why_empty(platform: Platform, universe: str, day: date) -> str:
+    """Why a day can have no rows of a universe, in a few words; empty for a session that has closed."""
+    spec = platform.settings.universe(universe)
+    if day < spec.start or (spec.end is not None and day > spec.end):
+        return f"outside universe {universe}"
+    if not platform.calendar(universe).contains(day):
+        return f"no session of {spec.calendar}"
+    return "the session has not closed yet" if day > platform.last_session(universe) else ""
 
 
 # -- lineage ----------------------------------------------------------------------------------------------------------
@@ -671,7 +696,7 @@ def _unread(platform: Platform, universe: str, sessions: np.ndarray, files: int,
                 pass
     extra = {
         "files": files,
-        **_counts(Differences(sessions_unchanged=len(counter.dates))),
+        **_counts(Differences(sessions_unchanged=len(counter.rows_of))),
         "quarantined": platform.store.count("quarantine", universe, sessions[0].item(), sessions[-1].item()),
         "note": f"all files are as they were read for version {since}: not read again, nothing written",
     }
@@ -755,6 +780,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
     sessions = window_sessions(platform, universe, start, end)
     extra: dict[str, Any] = {"provider": str(provider), **({} if len(sessions) else _empty(platform, universe))}
     names: set[str] = set()
+    by_session: dict[date, dict[str, int | float]] = {}
     report = None
     with _Meter() as meter:
         if len(sessions):
@@ -774,7 +800,9 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
                 platform.tell("qlib_bin", done, len(written))
                 for panel in read_panels(platform.store, universe, written, version=version):
                     names.update(panel.instruments)
-                    platform.written["qlib_bin"] += int(np.count_nonzero(panel.traded()))
+                    rows = np.count_nonzero(panel.traded(), axis=0)
+                    platform.written["qlib_bin"] += int(rows.sum())
+                    by_session.update((d, {"rows": int(n)}) for d, n in zip(panel.sessions.tolist(), rows, strict=True))
                     yield panel
                     done += panel.shape[1]
                     platform.tell("qlib_bin", done, len(written))
@@ -804,6 +832,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         extra=extra,
+        by_session=by_session,
     )
 
 
@@ -1109,6 +1138,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
     Once for all instruments and once for each configured pool, whose members are those of the signal session.
     """
     from qdag.factors.metrics import history_sessions, iter_factor_metrics, signal_sessions
+    from qdag.factors.report import leading_rank_ic, top_factors
 
     settings, spec = platform.settings, schema.FACTOR_METRICS
     tables = feature_tables(settings)
@@ -1170,11 +1200,14 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
 
     result = _write(platform, spec, universe, sessions, batches, inputs=(*tables, "labels"))
     horizon = settings.training_for(universe).horizon
-    best = best_factors(platform, universe, horizon, dates[0], dates[1])
+    metrics = platform.store.read(spec.name, universe, *dates)
+    best = top_factors(metrics, horizon, pool=POOL)
     extra = {**result.extra, f"top_factors_horizon_{horizon}": _frame_rows(best)}
     if reused:
         extra["factors_computed"] = ", ".join(computed) or "none"
-    return replace(result, extra=extra)
+    leading = {day: {LEADING: value} for day, value in leading_rank_ic(metrics, horizon, POOL).items()}
+    by_session = {day: {**numbers, **leading.get(day, {})} for day, numbers in result.by_session.items()}
+    return replace(result, extra=extra, by_session=by_session)
 
 
 def _written_pools(platform: Platform, universe: str) -> "list[Pool]":

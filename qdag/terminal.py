@@ -121,10 +121,10 @@ def stages_table(console: "Console", outcome: "Launched") -> None:
     for name, seen in outcome.assets.items():
         table.add_row(
             name,
-            f"{next((seen[k] for k in ('rows', 'dagster/row_count', 'training_rows') if k in seen), 0):,}",
+            f"{next((seen[k] for k in ('rows', 'training_rows') if k in seen), 0):,}",
             str(seen.get("instruments", seen.get("training_instruments", ""))),
             str(seen.get("sessions", "")),
-            f"{seen['nan_share']:.2%}" if "nan_share" in seen else "",
+            f"{seen['window_nan_share']:.2%}" if "window_nan_share" in seen else "",
             f"{seen.get('seconds', 0.0):.2f}",
             f"{seen.get('peak_mib', 0.0):,.0f}",
         )

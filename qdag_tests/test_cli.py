@@ -77,7 +77,7 @@ def test_status_and_show_read_it_back(folder, materialized):
     line = next(row for row in status.stdout.splitlines() if "alpha158" in row)
     assert "2018-01-02" in line
     assert "2019-12-31" in line
-    assert "structure: succeeded" in line
+    assert "structure: passed" in line
     shown = _qdag(folder, "show", "labels", "--rows", "5")
     assert shown.returncode == 0, shown.stderr
     assert "label_5" in shown.stdout

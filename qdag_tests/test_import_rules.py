@@ -38,6 +38,7 @@ ROOMS["server"] = {"errors", "settings", "home", "models"}
 ROOMS["doctor"] = DOMAIN | {"home", "draft"}
 ROOMS["maintenance"] = DOMAIN | {"stages"}
 ROOMS["alerts"] = DOMAIN | {"stages"}
+ROOMS["status"] = DOMAIN | {"stages"}
 ROOMS["landing"] = ROOMS["refresh"] | {"refresh"}
 ROOMS["defs"] = DOMAIN | {"stages", "home", "alerts", "refresh", "landing", "maintenance"}
 ROOMS["definitions"] = ROOMS["defs"] | {"defs"}
@@ -50,6 +51,7 @@ ROOMS["alerts_cli"] = ROOMS["features_cli"] | {"alerts"}
 ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh"}
 ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "server", "doctor", "terminal"}
 ROOMS["cli"] |= {"settings_cli", "features_cli", "data_cli", "alerts_cli", "automation_cli"}
+ROOMS["cli"] |= {"status"}
 ROOMS["__main__"] = {"cli"}
 
 ONLY_IN = {

@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from qdag import alerts
-from qdag.defs.partitions import run_window
+from qdag.defs.partitions import run_windows
 from qdag.errors import QdagError
 from qdag.stages import Platform
 
@@ -103,17 +103,19 @@ def failed_run(platform: Platform, context: dg.RunFailureSensorContext) -> alert
         errors[event.step_key or "run"] = error.message.strip() if error else "failed"
     if not errors:
         errors["run"] = context.failure_event.message or "failed"
-    universe, sessions = _window(run.tags)
+    universe, sessions = _window(platform, run.tags)
     return alerts.run_failed(platform.settings, run.run_id, run.job_name, universe, sessions, errors)
 
 
-def _window(tags: Mapping[str, str]) -> tuple[str, str]:
-    """Universe and days of a run, empty for a run that is not of the chain."""
+def _window(platform: Platform, tags: Mapping[str, str]) -> tuple[str, str]:
+    """Universes and days of a run, empty for a run that is not of the chain."""
     try:
-        window = run_window(tags)
+        windows = run_windows(tags, platform.settings.universes)
     except (dg.DagsterInvariantViolationError, ValueError):
+        windows = []
+    if not windows:
         return "", ""
-    return window.universe, f"{window.start} .. {window.end}"
+    return ", ".join(window.universe for window in windows), f"{windows[0].start} .. {windows[0].end}"
 
 
 def _judge(
@@ -172,7 +174,7 @@ def _checks(
                     record.run_id,
                     key.asset_key.to_user_string(),
                     key.name,
-                    *_window(run.tags if run else {}),
+                    *_window(platform, run.tags if run else {}),
                     evaluation.description or "failed",
                 )
 
@@ -185,9 +187,9 @@ def _runs(
     seen: _Seen,
     stop: float,
 ) -> Iterator[alerts.Alert | None]:
-    """Durations and failed instruments of an asset's materializations since the cursor, one per run."""
+    """Durations and failed instruments of an asset's materializations since the cursor, one per run and universe."""
     asset = key.to_user_string()
-    more, done = True, set[str]()
+    more = True
     while more and time.monotonic() < stop:
         page = instance.fetch_materializations(
             dg.AssetRecordsFilter(key, after_storage_id=seen.materializations.get(asset, 0)), PAGE, ascending=True
@@ -196,18 +198,18 @@ def _runs(
         for record in page.records:
             # first, so that an event that breaks its condition is reported once and not in every tick
             seen.materializations[asset] = record.storage_id
-            # a range run has an event for each of its partitions, all alike
-            if record.run_id in done:
-                continue
-            done.add(record.run_id)
             event = record.asset_materialization
             metadata: dict[str, Any] = {k: v.value for k, v in event.metadata.items()} if event else {}
-            # only what a stage has written says how long it took
+            # of a range of sessions, the last one's event says how long all of them took
             if {"universe", "window", "seconds"} - metadata.keys():
                 continue
             universe, window = str(metadata["universe"]), str(metadata["window"])
             earlier = outbox.note_duration(
-                asset, universe, record.run_id, int(metadata.get("sessions", 0)), float(metadata["seconds"])
+                asset,
+                universe,
+                f"{record.run_id}|{universe}",
+                int(metadata.get("sessions", 0)),
+                float(metadata["seconds"]),
             )
             if earlier is None or record.timestamp <= seen.since:
                 continue

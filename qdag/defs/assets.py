@@ -1,7 +1,7 @@
 """The assets: each takes the platform, runs one stage over the run's window, and shows what came out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 import dagster as dg
 
 from qdag import schema, stages
-from qdag.defs.checks import check_specs, page_of, run_checks
-from qdag.defs.partitions import Window, month_partitions, run_window, session_partitions
+from qdag.defs.checks import Checked, check_specs, page_of, run_checks
+from qdag.defs.partitions import Window, month_partitions, run_windows, session_partitions
 from qdag.settings import Settings
 
 OWNERS = ["team:quant-platform"]
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 30.0
 INSTRUMENTS_TAG = "qdag/instruments"
 """On a run: the only instruments, separated by commas, that raw_ohlcv asks its source for."""
 Stage = Callable[..., stages.StageResult]
@@ -77,19 +77,44 @@ def _asset(
         metadata={"dagster/column_schema": _column_schema(specs)} if specs else {},
     )
     def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:
-        window = run_window(context.run.tags)
-        told = replace(platform.for_run(context.run_id), report=_logged(context, platform.report))
         only = context.run.tags.get(INSTRUMENTS_TAG) if name == "raw_ohlcv" else None
         asked = {"instruments": only.split(",")} if only else {}
-        result = stage(told, window.universe, window.start, window.end, **asked)
-        context.log.info(stages.summary(result))
-        checks = run_checks(name, platform, window, context)
-        return dg.MaterializeResult(metadata=_metadata(result, window) | page_of(checks), check_results=checks)
+
+        def compute(window: Window) -> stages.StageResult:
+            told = replace(platform.for_run(context.run_id), report=_logged(context, platform.report, window.universe))
+            result = stage(told, window.universe, window.start, window.end, **asked)
+            context.log.info(stages.summary(result))
+            return result
+
+        done, failed = _each(run_windows(context.run.tags, settings.universes), compute)
+        judged = run_checks(name, platform, list(done), context) if done else Checked([], {})
+        if failed:
+            for window, error in failed.items():
+                context.log.error(f"{window}: {error}")
+            raise next(iter(failed.values()))
+        for window, result in done.items():
+            _tell(context, platform, window, result, page_of(judged, window))
+        return dg.MaterializeResult(check_results=judged.results)
 
     return run
 
 
-def _logged(context: dg.AssetExecutionContext, report: stages.Report) -> stages.Report:
+def _each(
+    windows: Sequence[Window], compute: Callable[[Window], stages.StageResult]
+) -> tuple[dict[Window, stages.StageResult], dict[Window, Exception]]:
+    """Compute every window: what fails for one universe takes nothing from another. Returns the results, and errors."""
+    done, failed = {}, {}
+    for window in windows:
+        try:
+            done[window] = compute(window)
+        except Exception as error:
+            if len(windows) > 1:
+                error.add_note(f"universe: {window.universe}")
+            failed[window] = error
+    return done, failed
+
+
+def _logged(context: dg.AssetExecutionContext, report: stages.Report, universe: str) -> stages.Report:
     """Report progress to the run's log too, now and then: done, in all, rows, time left, memory."""
     began = shown = time.monotonic()
 
@@ -102,7 +127,8 @@ def _logged(context: dg.AssetExecutionContext, report: stages.Report) -> stages.
             left = (now - began) / done * (total - done)
             used = stages.memory_mib()
             context.log.info(
-                f"{stage}: {done:,} of {total:,}, {rows:,} rows, about {left:.0f} s left, {used:,.0f} MiB in memory"
+                f"{stage} of {universe}: {done:,} of {total:,}, {rows:,} rows, about {left:.0f} s left, "
+                f"{used:,.0f} MiB in memory"
             )
 
     return tell
@@ -130,23 +156,53 @@ def _column_schema(spec: schema.TableSpec) -> dg.TableSchema:
     )
 
 
-def _metadata(result: stages.StageResult, window: Window) -> dict[str, Any]:
+def _tell(
+    context: dg.AssetExecutionContext,
+    platform: stages.Platform,
+    window: Window,
+    result: stages.StageResult,
+    page: Mapping[str, Any],
+) -> None:
+    """Give every partition of the window its own numbers, and the last one what is to be said of the whole window.
+
+    A range of sessions is one event each in Dagster's history: what all of them repeat would be most of it.
+    """
+    keys = [key for key in map(str, context.partition_keys) if key.endswith(f"|{window.universe}")]
+    for key in keys:
+        metadata = _session_metadata(platform, result, key)
+        if key == keys[-1]:
+            metadata |= {**_window_metadata(result, window), **page}
+        context.add_asset_metadata(metadata, partition_key=key)
+
+
+def _session_metadata(platform: stages.Platform, result: stages.StageResult, key: str) -> dict[str, Any]:
+    """Numbers of one partition; of a month (a model) there are none but those of the window."""
+    if result.table == "trained_model":
+        return {}
+    day = date.fromisoformat(key.split("|")[0])
+    numbers = dict(result.by_session.get(day, {"rows": 0}))
+    metadata: dict[str, Any] = {"dagster/row_count": numbers.pop("rows")}
+    metadata |= {name: _metadata_value(value) for name, value in numbers.items()}
+    if not metadata["dagster/row_count"] and (why := stages.why_empty(platform, result.universe, day)):
+        metadata["note"] = why
+    return metadata
+
+
+def _window_metadata(result: stages.StageResult, window: Window) -> dict[str, Any]:
+    """What is to be said of a whole window, the most telling first."""
     metadata: dict[str, Any] = {"universe": window.universe, "window": f"{window.start} .. {window.end}"}
     if result.table != "trained_model":
-        # Dagster shows a row count beside each partition: it is one only where the window is one session
-        metadata["dagster/row_count" if result.sessions == 1 else "rows"] = result.rows
-        metadata |= {"sessions": result.sessions, "nan_share": round(result.nan_share, 6)}
+        metadata |= {"sessions": result.sessions, "rows": result.rows}
+        metadata["window_nan_share"] = round(result.nan_share, 6)
     if result.instruments and result.table != "trained_model":
         metadata["instruments"] = result.instruments
+    for key, value in result.extra.items():
+        metadata[key] = _metadata_value(value)
+    if result.preview is not None:
+        metadata["preview"] = dg.MetadataValue.md(stages.markdown(result.preview))
     metadata |= {"seconds": round(result.seconds, 3), "peak_mib": round(result.peak_mib, 1)}
     if result.version is not None:
         metadata["table_version"] = result.version
-    if result.sessions == 0:
-        metadata["note"] = "no session of this universe in the window: an empty, valid partition"
-    if result.preview is not None:
-        metadata["preview"] = dg.MetadataValue.md(stages.markdown(result.preview))
-    for key, value in result.extra.items():
-        metadata[key] = _metadata_value(value)
     return metadata
 
 

@@ -15,7 +15,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from dagster._core.events import RunFailureReason
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 
-from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_window
+from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_windows
 from qdag.landing import Cursor, arrivals
 from qdag.refresh import Request, Survey, survey
 from qdag.settings import FilesSource, Settings
@@ -62,13 +62,13 @@ def busy(instance: dg.DagsterInstance, universe: str) -> str | None:
     """Id of a run of the universe, whoever asked for it, that waits or runs, or that failed and is about to be
     retried."""
     for run in instance.get_runs(dg.RunsFilter(statuses=BUSY)):
-        if _universe_of(run) == universe:
+        if _is_of(run, universe):
             return run.run_id
     failed = dg.RunsFilter(tags={WILL_RETRY_TAG: "true"}, statuses=[dg.DagsterRunStatus.FAILURE])
     for record in instance.get_run_records(failed, limit=RETRIES_SEEN):
         run = record.dagster_run
         pending = AUTO_RETRY_RUN_ID_TAG not in run.tags
-        if pending and _universe_of(run) == universe and time.time() - (record.end_time or 0) < RETRY_SECONDS:
+        if pending and _is_of(run, universe) and time.time() - (record.end_time or 0) < RETRY_SECONDS:
             return run.run_id
     return None
 
@@ -82,11 +82,14 @@ def _idle(instance: dg.DagsterInstance, universes: Iterable[str], reasons: list[
             yield universe
 
 
-def _universe_of(run: dg.DagsterRun) -> str | None:
+def _is_of(run: dg.DagsterRun, universe: str) -> bool:
+    """Whether a run is about the universe, alone or with others."""
+    if UNIVERSE_TAG in run.tags:
+        return run.tags[UNIVERSE_TAG] == universe
     try:
-        return run.tags.get(UNIVERSE_TAG) or run_window(run.tags).universe
+        return bool(run_windows(run.tags, [universe]))
     except (dg.DagsterInvariantViolationError, ValueError):
-        return None
+        return False
 
 
 def ask(

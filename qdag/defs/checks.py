@@ -7,8 +7,9 @@ imported when the first frame is judged.
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,28 +205,47 @@ def check_specs(table: str) -> list[dg.AssetCheckSpec]:
     ]
 
 
+@dataclass(frozen=True)
+class Checked:
+    """The results of a step's checks, for its ``MaterializeResult``, and the quality pages of the windows."""
+
+    results: list[dg.AssetCheckResult]
+    pages: dict[Window, Path]
+
+
 def run_checks(
-    table: str, platform: stages.Platform, window: Window, context: dg.AssetExecutionContext
-) -> list[dg.AssetCheckResult]:
-    """Judge what a step has written; the results belong into its ``MaterializeResult``."""
-    checks = checks_of(table)
+    table: str, platform: stages.Platform, windows: Sequence[Window], context: dg.AssetExecutionContext
+) -> Checked:
+    """Judge what a step has written, universe by universe.
+
+    Dagster has one result of a check for a run: it has failed where it failed for any universe, and says for which.
+    """
+    checks, pages = checks_of(table), dict[Window, Path]()
     if not checks:
-        return []
+        return Checked([], pages)
     began = time.perf_counter()
     spec = stages.table_spec(platform.settings, table)
     columns = [column.name for column in spec.columns] if spec else []
-    scope = Scope(platform.store, platform.settings, window.universe, window.start, window.end)
-    judged = judge(table, scope, columns)
-    for result in judged.results:
-        if not result.passed:
-            context.log.warning(
-                f"{table}: {result.rule.name}: {result.observed}, required {result.rule.limit}. {result.rule.meaning}"
-            )
-    page = keep(table, platform, scope, judged)
-    _hold_back(table, platform, scope, judged)
+    results: dict[Window, list[RuleResult]] = {}
+    for window in windows:
+        scope = Scope(platform.store, platform.settings, window.universe, window.start, window.end)
+        judged = judge(table, scope, columns)
+        for result in judged.results:
+            if not result.passed:
+                context.log.warning(
+                    f"{table} of {window.universe}: {result.rule.name}: {result.observed}, required "
+                    f"{result.rule.limit}. {result.rule.meaning}"
+                )
+        if page := keep(table, platform, scope, judged):
+            pages[window] = page
+        _hold_back(table, platform, scope, judged)
+        results[window] = judged.results
     seconds = time.perf_counter() - began
-    by_check = {check: [r for r in judged.results if r.rule.check == check] for check in checks}
-    return [_check_result(table, check, results, seconds, page) for check, results in by_check.items()]
+    found = []
+    for check in checks:
+        mine = {window: [r for r in rules if r.rule.check == check] for window, rules in results.items()}
+        found.append(_check_result(table, check, mine, seconds, pages))
+    return Checked(found, pages)
 
 
 def _hold_back(table: str, platform: stages.Platform, scope: Scope, judged: Judged) -> None:
@@ -236,9 +256,9 @@ def _hold_back(table: str, platform: stages.Platform, scope: Scope, judged: Judg
     block(platform.store, scope.universe, table, scope.start, scope.end, checks, platform.provenance, days)
 
 
-def page_of(results: Sequence[dg.AssetCheckResult]) -> dict[str, Any]:
-    """The link to the quality page, for the metadata of the asset too."""
-    return next(({PAGE: r.metadata[PAGE]} for r in results if PAGE in r.metadata), {})
+def page_of(checked: Checked, window: Window) -> dict[str, Any]:
+    """The link to the quality page of a window, for the metadata of the asset too."""
+    return {PAGE: dg.MetadataValue.path(str(checked.pages[window]))} if window in checked.pages else {}
 
 
 def keep(table: str, platform: stages.Platform, scope: Scope, judged: Judged) -> Path | None:
@@ -260,13 +280,21 @@ def keep(table: str, platform: stages.Platform, scope: Scope, judged: Judged) ->
 
 
 def _check_result(
-    table: str, check: str, results: Sequence[RuleResult], seconds: float, page: Path | None
+    table: str,
+    check: str,
+    results: Mapping[Window, Sequence[RuleResult]],
+    seconds: float,
+    pages: Mapping[Window, Path],
 ) -> dg.AssetCheckResult:
-    failed = [r for r in results if not r.passed]
+    failed = {window: [r for r in rules if not r.passed] for window, rules in results.items()}
+    every = [(window.universe, r) for window, rules in results.items() for r in rules]
     metadata: dict[str, Any] = {
-        "failed_rules": len(failed),
+        "universe": ", ".join(window.universe for window in results),
+        "window": ", ".join(dict.fromkeys(f"{window.start} .. {window.end}" for window in results)),
+        "failed_rules": sum(map(len, failed.values())),
         "rules": _table(
             {
+                "universe": universe,
                 "rule": r.rule.name,
                 "passed": "noted" if r.rule.notice else "yes" if r.passed else "NO",
                 "required": r.rule.limit,
@@ -275,34 +303,47 @@ def _check_result(
                 "violations": r.violations,
                 "if it fails": r.rule.meaning,
             }
-            for r in results
+            for universe, r in every
         ),
-        "seconds_of_all_checks": round(seconds, 3),
     }
-    if worst := [{"rule": r.rule.name, **asdict(o)} for r in results if r.violations for o in r.offenders]:
+    if worst := [
+        {"universe": universe, "rule": r.rule.name, **asdict(o)}
+        for universe, r in every
+        if r.violations
+        for o in r.offenders
+    ]:
         metadata["offenders"] = _table(worst)
-    if dates := sorted(frozenset[Any]().union(*(r.dates for r in failed))):
+    dates: dict[tuple[date, str], list[RuleResult]] = {}
+    for window, rules in failed.items():
+        for result in rules:
+            for day in result.by_date:
+                dates.setdefault((day, window.universe), []).append(result)
+    if dates:
         metadata["failing_sessions"] = len(dates)
-        shown = dates[-SHOWN_SESSIONS:]
         metadata["sessions"] = _table(
             {
                 "session": str(day),
-                "violations": sum(r.by_date[day][0] for r in failed if day in r.by_date),
-                "rules": ", ".join(r.rule.name for r in failed if day in r.by_date),
+                "universe": universe,
+                "violations": sum(r.by_date[day][0] for r in broken),
+                "rules": ", ".join(r.rule.name for r in broken),
             }
-            for day in shown
+            for (day, universe), broken in sorted(dates.items(), key=lambda item: item[0])[-SHOWN_SESSIONS:]
         )
-    if page is not None:
-        metadata[PAGE] = dg.MetadataValue.path(str(page))
-    summary = "; ".join(f"{r.rule.name}: {r.observed} (required {r.rule.limit})" for r in failed)
+    for window, page in pages.items():
+        metadata[f"{PAGE}_{window.universe}" if len(pages) > 1 else PAGE] = dg.MetadataValue.path(str(page))
+    metadata["seconds_of_all_checks"] = round(seconds, 3)
     return dg.AssetCheckResult(
         asset_key=table,
         check_name=check,
-        passed=not failed,
+        passed=not any(failed.values()),
         severity=dg.AssetCheckSeverity.ERROR if check == BLOCKING else dg.AssetCheckSeverity.WARN,
-        description=summary or f"{len(results)} rules hold",
+        description="\n".join(f"{window}: {_said(failed[window], len(results[window]))}" for window in results),
         metadata=metadata,
     )
+
+
+def _said(failed: Sequence[RuleResult], rules: int) -> str:
+    return "; ".join(f"{r.rule.name}: {r.observed} (required {r.rule.limit})" for r in failed) or f"{rules} rules hold"
 
 
 def _table(records: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:

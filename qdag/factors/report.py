@@ -1,5 +1,7 @@
 """Summaries of stored factor metrics for people: the CLI and the asset metadata show these."""
 
+from datetime import date
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -71,6 +73,21 @@ def top_factors(
         "mean_rank_ic", key=lambda mean: mean.abs(), ascending=False, kind="stable", na_position="last"
     )
     return frame.head(len(frame) if n is None else n).reset_index(drop=True)
+
+
+def leading_rank_ic(metrics: pa.Table, horizon: int, pool: str, n: int = 10) -> dict[date, float]:
+    """Mean RankIC, by date, of the n factors whose trailing RankICIR is the largest on the date, either way.
+
+    ``metrics`` are rows of one universe in `qdag.schema.FACTOR_METRICS`. A factor that predicts the other way round
+    (negative RankICIR) counts with the opposite sign. Dates on which no factor has both values are left out.
+    """
+    chosen = metrics.filter((pc.field("horizon") == horizon) & (pc.field("pool") == pool))
+    frame = chosen.select(["date", "factor", "rank_ic", "rank_icir"]).to_pandas().dropna()
+    frame["strength"] = frame["rank_icir"].abs()
+    frame = frame.sort_values(["date", "strength", "factor"], ascending=[True, False, True])
+    first = frame.groupby("date").head(n)
+    means = (first["rank_ic"] * np.sign(first["rank_icir"])).groupby(first["date"]).mean()
+    return dict(zip(means.index.tolist(), means.tolist(), strict=True))
 
 
 def markdown(frame: pd.DataFrame) -> str:

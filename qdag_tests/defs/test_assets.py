@@ -5,11 +5,9 @@ from datetime import date
 import dagster as dg
 import pytest
 
-from qdag.defs.assets import _metadata
 from qdag.defs.build import build_defs
-from qdag.defs.partitions import Window
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform, StageResult, asset_names
+from qdag.stages import Platform, asset_names
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +58,3 @@ def test_choosing_sessions_of_everything_stays_with_these_sessions(definitions):
             subset, graph.get(chosen).partitions_def, child.partitions_def
         )
         assert set(reached.get_partition_keys()) == expected, name
-
-
-def test_a_window_shows_no_row_count_beside_one_partition():
-    result = StageResult("alpha158", "toy", 3, 40, 5, 8, 0.123456789, 1.0, 100.0)
-    shown = _metadata(result, Window("toy", date(2018, 1, 2), date(2018, 1, 11)))
-    assert shown["rows"] == 40
-    assert "dagster/row_count" not in shown
-    assert shown["nan_share"] == 0.123457
-    one = StageResult("alpha158", "toy", 3, 5, 5, 1, 0.0, 1.0, 100.0)
-    assert _metadata(one, Window("toy", date(2018, 1, 2), date(2018, 1, 2)))["dagster/row_count"] == 5

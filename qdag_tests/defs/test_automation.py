@@ -28,7 +28,7 @@ from qdag import lineage, schema, stages
 from qdag.defs.automation import MAINTENANCE_JOB, REQUEST_TAG, ask, busy
 from qdag.defs.build import REFRESH_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import HOST_TAG, WatchedRunLauncher, _alive
-from qdag.defs.partitions import range_tags, run_window
+from qdag.defs.partitions import range_tags, run_windows
 from qdag.refresh import Request, survey
 from qdag.settings import AutomationSettings, FilesSource, Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform
@@ -106,7 +106,7 @@ def compute(platform: Platform, universe: str, name: str, start: date, end: date
 
 
 def window(request: dg.RunRequest) -> tuple[date, date]:
-    found = run_window(request.tags)
+    [found] = run_windows(request.tags, ["us"])
     return found.start, found.end
 
 

@@ -17,7 +17,7 @@ import pytest
 from qdag import schema, stages
 from qdag.defs import checks
 from qdag.defs.checks import check_specs, checks_of, evaluate, run_checks
-from qdag.defs.partitions import range_tags, run_window, session_partitions
+from qdag.defs.partitions import range_tags, run_windows, session_partitions
 from qdag.errors import QdagError, UnknownNameError
 from qdag.quality import LARGEST, Rule, profile_table, quality_table, rules_for, violations
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
@@ -264,11 +264,11 @@ def run(
         check_specs=check_specs("raw_ohlcv"),
     )
     def raw_ohlcv(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        window = run_window(context.run.tags)
+        [window] = run_windows(context.run.tags, ["toy"])
         sessions = platform.calendar("toy").between(window.start, window.end)
         rows = pa.Table.from_pandas(spoil(bars(sessions)), schema.RAW_OHLCV.arrow(), preserve_index=False)
         platform.store.replace(schema.RAW_OHLCV, "toy", window.start, window.end, rows, {})
-        return dg.MaterializeResult(check_results=run_checks("raw_ohlcv", platform, window, context))
+        return dg.MaterializeResult(check_results=run_checks("raw_ohlcv", platform, [window], context).results)
 
     @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run(), deps=[raw_ohlcv])
     def downstream() -> dg.MaterializeResult:
@@ -327,8 +327,8 @@ def test_a_structural_failure_stops_what_follows(platform: stages.Platform) -> N
     assert "high not below low" in failing[0]["rules"]
     worst = [r.data for r in metadata["offenders"].records if r.data["rule"] == "high not below low"]
     assert [(w["date"], w["instrument"]) for w in worst] == [("2020-01-06", "BBB"), ("2020-01-07", "AAA")]
-    assert worst[0] == {"rule": "high not below low", "date": "2020-01-06", "instrument": "BBB", "value": "9",
-                        "limit": "high 8", "sentence": "high = 8, low = 9"}  # fmt: skip
+    assert worst[0] == {"universe": "toy", "rule": "high not below low", "date": "2020-01-06", "instrument": "BBB",
+                        "value": "9", "limit": "high 8", "sentence": "high = 8, low = 9"}  # fmt: skip
     page = Path(metadata["quality_report"].path)
     assert page == platform.settings.reports / "toy" / "2020-01-31.html"
     assert "structural rule" in page.with_name("2020-01-06.html").read_text()
@@ -336,7 +336,11 @@ def test_a_structural_failure_stops_what_follows(platform: stages.Platform) -> N
     broken_days = kept.loc[(kept["rule"] == "high not below low") & (kept["violations"] > 0), "date"]
     assert broken_days.tolist() == [date(2020, 1, 6), date(2020, 1, 7)]
     assert len(platform.store.sessions(profile_table("raw_ohlcv").name, "toy")) == 21
-    assert "high not below low: 2 of 42" in str(found["structure"].description)
+    said = str(found["structure"].description)
+    assert said.startswith("toy 2020-01-02 .. 2020-01-31: ")
+    assert "high not below low: 2 of 42" in said
+    assert found["completeness"].description == "toy 2020-01-02 .. 2020-01-31: 6 rules hold"
+    assert (metadata["universe"].value, metadata["window"].value) == ("toy", "2020-01-02 .. 2020-01-31")
 
 
 def test_an_incomplete_delivery_warns_and_a_missing_session_blocks(platform: stages.Platform) -> None:
@@ -356,7 +360,7 @@ def test_an_incomplete_delivery_warns_and_a_missing_session_blocks(platform: sta
 
 def test_a_window_without_sessions_passes_with_nothing_to_judge(platform: stages.Platform) -> None:
     weekend = checks.Window("toy", date(2020, 1, 4), date(2020, 1, 5))
-    results = run_checks("alpha158", platform, weekend, dg.build_asset_context())
+    results = run_checks("alpha158", platform, [weekend], dg.build_asset_context()).results
     assert [r.passed for r in results] == [True] * 5
     assert not platform.settings.reports.exists()
     records = results[0].metadata["rules"].records

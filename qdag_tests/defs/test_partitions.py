@@ -4,7 +4,15 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from qdag.defs.partitions import Window, month_partitions, range_tags, run_window, session_partitions
+from qdag.defs.partitions import (
+    RANGE_END,
+    RANGE_START,
+    Window,
+    month_partitions,
+    range_tags,
+    run_windows,
+    session_partitions,
+)
 from qdag.sessions import calendar_for
 from qdag.settings import SampleSource, Settings, UniverseSettings
 
@@ -57,19 +65,36 @@ def test_months_span_all_universes():
     assert sorted({k.split("|")[0] for k in keys}) == ["2020-11", "2020-12", "2021-01", "2021-02"]
 
 
-def test_window_of_a_range_of_one_partition_and_of_months():
-    assert run_window(range_tags("us", "2020-01-02", "2020-03-04")) == Window("us", date(2020, 1, 2), date(2020, 3, 4))
-    assert run_window({"dagster/partition": "2020-01-02|us"}) == Window("us", date(2020, 1, 2), date(2020, 1, 2))
-    assert run_window(range_tags("us", "2019-12", "2020-02")) == Window("us", date(2019, 12, 1), date(2020, 2, 29))
+def test_windows_of_a_range_of_one_partition_and_of_months():
+    us = ["us"]
+    assert run_windows(range_tags("us", "2020-01-02", "2020-03-04"), us) == [
+        Window("us", date(2020, 1, 2), date(2020, 3, 4))
+    ]
+    assert run_windows({"dagster/partition": "2020-01-02|us"}, us) == [Window("us", date(2020, 1, 2), date(2020, 1, 2))]
+    assert run_windows(range_tags("us", "2019-12", "2020-02"), us) == [
+        Window("us", date(2019, 12, 1), date(2020, 2, 29))
+    ]
+    assert run_windows(range_tags("us", "2020-01-02", "2020-03-04"), ["cn", "uk"]) == []
 
 
-def test_a_run_without_partition_or_over_two_universes_is_refused():
+def test_a_range_reaches_over_the_universes_between_its_ends():
+    tags = {RANGE_START: "2020-01-02|cn", RANGE_END: "2020-01-02|us"}
+    day = date(2020, 1, 2)
+    found = run_windows(tags, {"us": 1, "au": 2, "jp": 3, "cn": 4})
+    assert found == [Window("cn", day, day), Window("jp", day, day), Window("us", day, day)]
+
+
+def test_a_run_without_partition_is_refused():
     with pytest.raises(dg.DagsterInvariantViolationError, match="no partition"):
-        run_window({})
-    with pytest.raises(dg.DagsterInvariantViolationError, match="'us' and 'cn'"):
-        run_window(
-            {
-                "dagster/asset_partition_range_start": "2020-01-02|us",
-                "dagster/asset_partition_range_end": "2020-01-03|cn",
-            }
-        )
+        run_windows({}, ["us"])
+
+
+def test_partitions_of_a_run_come_in_the_order_of_time():
+    partitions = session_partitions(_settings(us=("XNYS", date(2020, 1, 2), date(2020, 12, 31))))
+    chosen = partitions.empty_subset().with_partition_key_range(
+        partitions, dg.PartitionKeyRange("2020-01-02|us", "2020-12-31|us")
+    )
+    keys = list(chosen.get_partition_keys())
+    assert len(keys) == 253
+    assert keys == sorted(keys)
+    assert type(chosen.to_serializable_subset()).__name__ == "DefaultPartitionsSubset"

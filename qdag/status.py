@@ -1,19 +1,24 @@
-"""What is there: per asset and universe the stored sessions, the missing ones and the last checks."""
+"""What is there: per asset and universe the stored sessions, the missing ones, and how its checks came out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-import dagster as dg
 import numpy as np
+import pyarrow.compute as pc
 
+from qdag.quality import CHECKS, quality_table
 from qdag.settings import Settings
 from qdag.stages import Platform, asset_names, stored_sessions
+from qdag.store.tables import TableStore
 
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """``missing`` counts the universe's sessions between its first stored one and the newest of any asset."""
+    """``missing`` counts the universe's sessions between its first stored one and the newest of any asset.
+
+    ``checks`` tells per check whether all judged sessions of the universe passed, or how many did not.
+    """
 
     asset: str
     first: date | str
@@ -29,7 +34,6 @@ class AssetStatus:
 def asset_status(settings: Settings, universe: str) -> list[AssetStatus]:
     """Status of every asset that stores sessions, in the order of the chain."""
     platform = Platform.open(settings)
-    instance = dg.DagsterInstance.get()
     stored = {name: stored_sessions(platform, name, universe) for name in asset_names(settings)}
     newest = max((s[-1] for s in stored.values() if len(s)), default=None)
     calendar = platform.calendar(universe).all
@@ -41,17 +45,21 @@ def asset_status(settings: Settings, universe: str) -> list[AssetStatus]:
             row = (sessions[0].item(), sessions[-1].item(), len(sessions), missing)
         else:
             row = ("-", "-", 0, 0)
-        rows.append(AssetStatus(name, *row, checks=_checks(instance, name)))
+        rows.append(AssetStatus(name, *row, checks=_checks(platform.store, name, universe)))
     return rows
 
 
-def _checks(instance: dg.DagsterInstance, asset: str) -> str:
-    from qdag.defs.checks import check_specs
-
-    keys = [spec.key for spec in check_specs(asset)]
-    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys) if keys else {}
+def _checks(store: TableStore, asset: str, universe: str) -> str:
+    """How the rules of an asset came out on the sessions of a universe; empty where none has been judged."""
+    table = quality_table(asset).name
+    if not store.exists(table):
+        return ""
+    kept = store.read(table, universe, columns=["date", "check", "severity", "violations"])
     words = []
-    for key in keys:
-        record = records.get(key)
-        words.append(f"{key.name}: {record.status.value.lower() if record else 'never'}")
+    for check in CHECKS:
+        mine = kept.filter((pc.field("check") == check) & (pc.field("severity") != "notice"))
+        judged = len(pc.unique(mine["date"]))
+        failed = len(pc.unique(mine.filter(pc.field("violations") > 0)["date"]))
+        if judged:
+            words.append(f"{check}: {f'{failed:,} of {judged:,} sessions failed' if failed else 'passed'}")
     return ", ".join(words)
