@@ -261,6 +261,16 @@ def up(
     raise typer.Exit(serve(settings, port, mlflow_port, typer.echo, automate))
 
 
+@app.command("compile")
+def compile_kernels() -> None:
+    """Compile all kernels into numba's cache now (NUMBA_CACHE_DIR), as images do, instead of in the first run."""
+    import qdag.engine
+    import qdag.factors._kernels  # noqa: F401
+    from qdag.engine.kernels.flags import load_all
+
+    typer.echo(f"{load_all()} kernels are compiled")
+
+
 @app.command()
 def webserver(
     workspace: Annotated[list[str], typer.Argument(help="workspace files that name the code locations")],

@@ -1,24 +1,25 @@
-"""Compiled loops of the factor metrics, one factor at a time; the only module here that imports numba.
+"""Compiled loops of the factor metrics, one factor at a time.
 
 Kernels release the GIL and start no threads themselves: the caller parallelises over factors, one level.
 Values arrive as float32, every sum is float64. NaN in a result means null.
 """
 
 import numpy as np
-from numba import njit
+
+from qdag.engine.kernels.flags import kernel, part
 
 _TILE = 16  # sessions gathered together: 16 float32 fill one cache line of the (instruments, sessions) array
 _LANES = 4  # partial sums; a fixed number, so that equal windows give equal bits
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sort_key(value):  # type: ignore[no-untyped-def]
     """Map a finite float32 to an unsigned integer of the same order (-0.0 and 0.0 to one key)."""
     bits = np.float32(value + np.float32(0.0)).view(np.int32)
     return np.uint64((np.int64(bits) if bits >= 0 else np.int64(-2147483648) - np.int64(bits)) + np.int64(2147483648))
 
 
-@njit(cache=True, nogil=True)
+@part
 def _average_ranks(order, count, pair, values, ranks):  # type: ignore[no-untyped-def]
     """Write 1-based average ranks of the instruments in ``pair``; ``order[:count]`` sorts all that have a value.
 
@@ -47,7 +48,7 @@ def _average_ranks(order, count, pair, values, ranks):  # type: ignore[no-untype
         begin = end
 
 
-@njit(cache=True, nogil=True)
+@kernel("(float32[:,::1], boolean[:,::1])", "(float64[:,::1], boolean[:,::1])")
 def rank_labels(labels, members):  # type: ignore[no-untyped-def]
     """Sort and rank the known labels of every session's members, once for all factors.
 
@@ -83,7 +84,14 @@ def rank_labels(labels, members):  # type: ignore[no-untyped-def]
     return order, count, ranks
 
 
-@njit(cache=True, nogil=True)
+# labels are float32 or float64
+_CROSS_SECTIONS = (
+    "(float32[:,:], int64, boolean[:,::1], {}[:,:,::1], int32[:,:,::1], int32[:,::1], float32[:,:,::1], int64[::1], "
+    "int64, int64, int64, int64)"
+)
+
+
+@kernel(_CROSS_SECTIONS.format("float32"), _CROSS_SECTIONS.format("float64"))
 def cross_sections(  # type: ignore[no-untyped-def]
     values, first, members, labels, label_order, label_count, label_ranks, horizons, offset, dates,
     min_pairs, min_quintile_pairs,
@@ -206,7 +214,7 @@ def cross_sections(  # type: ignore[no-untyped-def]
     return ic, rank_ic, coverage, long_short, pairs
 
 
-@njit(cache=True, nogil=True)
+@kernel("(float64[:,:], int64, int64, float64)")
 def trailing_ratio(values, window, minimum, equal):  # type: ignore[no-untyped-def]
     """Mean / sample standard deviation of the values that are not NaN in each trailing window.
 

@@ -45,3 +45,67 @@ def test_a_kernel_compiles_when_first_called():
     assert double._compiled is None
     assert double(2.0) == 4.0
     assert double._compiled is not None
+
+
+UNWRITABLE = """
+import logging, os, sys, tempfile
+logging.basicConfig(format="%(levelname)s %(message)s")
+import numpy as np
+from qdag.engine.kernels.flags import kernel
+from numba.core import caching, config
+{setup}
+@kernel("float64(float64)")
+def double(x):
+    return x * 2.0
+@kernel("float64(float64)")
+def triple(x):
+    return x * 3.0
+print(double(2.0), triple(2.0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("setup", "reason"),
+    [
+        # no folder that numba would take, as on a read-only root
+        ("caching.CacheImpl._locator_classes = []", "no locator available"),
+        # nowhere to put the lock
+        ("tempfile.gettempdir = lambda: '/proc/nowhere'", "No such file or directory: '/proc/nowhere"),
+        ("os.environ['NUMBA_CACHE_DIR'] = '/proc/nowhere'", "No such file or directory: '/proc/nowhere'"),
+    ],
+)
+def test_without_a_folder_for_the_cache_kernels_are_compiled_all_the_same(tmp_path: Path, setup: str, reason: str):
+    script = tmp_path / "script.py"
+    script.write_text(UNWRITABLE.format(setup=setup))
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["4.0", "6.0"], done.stderr
+    # said once, with what to do
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert reason in line
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in line
+
+
+def test_what_one_process_has_compiled_the_next_one_finds(tmp_path: Path):
+    """As an image is filled by `qdag compile`: for all kernels that are declared, whether they were called or not."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from qdag.engine.kernels import flags\n"
+        "assert len(flags._DECLARED) > 20\n"
+        "flags._DECLARED.clear()\n"
+        "@flags.part\n"
+        "def twice(x):\n    return x * 2.0\n"
+        "@flags.kernel('(float32,)', '(float64,)')\n"
+        "def double(x):\n    return twice(x)\n"
+        "@flags.kernel('(float64,)')\n"
+        "def triple(x):\n    return x + twice(x)\n"
+        "print(flags.load_all(), double(2.0), triple(2.0))\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "made")}
+    kept: list[dict[Path, int]] = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "2 4.0 6.0\n"
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")})
+    assert len(kept[0]) == 5
+    assert kept[0] == kept[1]

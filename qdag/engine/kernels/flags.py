@@ -1,6 +1,7 @@
 """How kernels are compiled: the flags, the disk cache and the lock around it. Nothing else sets numba options."""
 
 import fcntl
+import logging
 import os
 import tempfile
 import threading
@@ -12,17 +13,53 @@ from typing import Any
 # error_model: IEEE division (x/0 is inf or NaN) as numpy has it, and no branch that would stop vectorisation.
 # fastmath stays off: NaN marks a missing value and sums must not be reordered between two runs.
 # parallel stays off: the engine runs tiles in threads, one level only.
-_FLAGS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": False}
+_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
 _LOCK = threading.RLock()
+CACHE_VARIABLE = "NUMBA_CACHE_DIR"
+log = logging.getLogger(__name__)
+_told = False
 
 
 @contextmanager
 def _one_process() -> Iterator[None]:
     """Let one process at a time read or extend numba's cache: two writers would mix up its index and its files."""
-    path = Path(tempfile.gettempdir()) / f"qdag-kernels-{os.getuid()}.lock"
-    with path.open("a") as handle:
+    folder = Path(os.environ.get(CACHE_VARIABLE) or tempfile.gettempdir())
+    with (folder / f"qdag-kernels-{os.getuid()}.lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _compile(function: Callable[..., Any], signatures: tuple[str, ...]) -> Callable[..., Any]:
+    """Compile, or take from the disk cache; where no folder can hold one, compile for this process alone."""
+    from numba import njit
+
+    try:
+        if folder := os.environ.get(CACHE_VARIABLE):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        with _one_process():
+            compiled: Callable[..., Any] = njit(list(signatures), cache=True, **_FLAGS)(function)
+            return compiled
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and "no locator" not in str(error):
+            raise
+        _tell_once(str(error))
+    compiled = njit(list(signatures), **_FLAGS)(function)
+    return compiled
+
+
+def _tell_once(reason: str) -> None:
+    global _told
+    if not _told:
+        log.warning(
+            "compiled kernels cannot be kept (%s), so every process spends half a minute to compile them anew; set %s "
+            "to a folder that can be written",
+            reason,
+            CACHE_VARIABLE,
+        )
+    _told = True
+
+
+_DECLARED: "list[Kernel]" = []
 
 
 class Kernel:
@@ -37,15 +74,13 @@ class Kernel:
         self.signatures = signatures
         self.__doc__ = function.__doc__
         self._compiled: Callable[..., Any] | None = None
+        _DECLARED.append(self)
 
     def load(self) -> Callable[..., Any]:
         """Return the compiled function, from the disk cache where it is there."""
         with _LOCK:
             if self._compiled is None:
-                from numba import njit
-
-                with _one_process():
-                    self._compiled = njit(list(self.signatures), **_FLAGS)(self.function)
+                self._compiled = _compile(self.function, self.signatures)
         return self._compiled
 
     def __call__(self, *arguments: Any) -> Any:
@@ -55,3 +90,17 @@ class Kernel:
 def kernel(*signatures: str) -> Callable[[Callable[..., Any]], Kernel]:
     """Declare a kernel with its numba signatures."""
     return lambda function: Kernel(function, signatures)
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Declare a function that kernels of the same file call; it becomes a part of each."""
+    from numba import njit
+
+    return njit(**_FLAGS)(function)
+
+
+def load_all() -> int:
+    """Compile every kernel of the modules that are imported, or find it in the disk cache; returns how many."""
+    for declared in _DECLARED:
+        declared.load()
+    return len(_DECLARED)
