@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from qdag import maintenance, stages
 from qdag.cli import app
 from qdag.errors import StoreError, UnknownNameError
+from qdag.models.records import Registered, record
 from qdag.settings import RetentionSettings, Settings, load_settings
 from qdag.stages import Platform
 from qdag.store.integrity import verify
@@ -149,11 +150,13 @@ def test_what_a_registered_model_read_is_kept(folder, platform):
     Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     run = client.create_run(client.create_experiment("test"))
-    client.log_param(run.info.run_id, "table.labels.version", read)
     name = "qdag-gone-lightgbm"  # a universe that the settings no longer have
     client.create_registered_model(name)
-    tags = {"training_date": "2018-06-29", "run_id": run.info.run_id}
-    client.create_model_version(name, (folder / "model").as_uri(), run.info.run_id, tags=tags)
+    client.create_model_version(name, (folder / "model").as_uri(), run.info.run_id)
+    # what others registered protects nothing: it never serves
+    assert maintenance.protected_versions(platform.settings) == {}
+    known = Registered(name, 1, "gone", date(2018, 6, 29), run.info.run_id, versions={"labels": read})
+    record(platform.settings, known)
     assert maintenance.protected_versions(platform.settings) == {"labels": {read}}
     (done,) = maintenance.vacuum(platform, ["labels"], versions=1, days=0)
     assert done.kept == (read, read + 1)
