@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from qdag.errors import SessionError, SettingsError, StoreError, unknown
 from qdag.settings import AlertKind, AlertSettings, Settings, Severity
 from qdag.stages import Platform
+from qdag.text import without_mentions
 
 SEVERITIES: dict[AlertKind, Severity] = {
     "run_failure": "error",
@@ -242,7 +243,8 @@ def _reasons(platform: Platform, universe: str, start: date, end: date, instrume
 
 
 def ic_drops(platform: Platform, universe: str) -> list[Alert]:
-    """Factors whose mean IC of the last ``ic_recent`` dates fell by more than ``ic_drop`` below its trailing year's.
+    """Factors whose mean IC of the last ``ic_recent`` dates fell below its trailing year's: by more than ``ic_drop``,
+    and by at least ``ic_errors`` standard errors of a mean of so few dates.
 
     The year is the last ``ic_trailing`` dates of factor_metrics, the recent ones included. A fall is measured in the
     factor's own direction, the sign of its year's mean: for a factor that predicts with a minus, it is a rise. Watched
@@ -292,18 +294,20 @@ def _ic_drop(
         return None
     before, now = float(year.mean()), float(recent.mean())
     drop = (before - now) * (-1 if before < 0 else 1)
-    if drop <= limits.ic_drop:
-        return None
     # forward returns of horizon h overlap: about n / h of n dates are independent
     noise = float(year.std(ddof=1)) * np.sqrt(min(horizon, len(recent)) / len(recent))
+    if drop <= limits.ic_drop or drop < limits.ic_errors * noise:
+        return None
     return Alert(
         "ic_drop",
         f"{universe}|{pool}|{horizon}|{factor}",
         f"IC of {factor} dropped at horizon {horizon}",
         universe,
         f"{dates[-len(recent)]} .. {dates[-1]}",
-        value=f"mean IC {now:+.4f} on the last {len(recent)} dates, pool {pool}: {drop:.4f} below",
-        limit=f"at most {limits.ic_drop:g} below the mean of the last {len(year)} dates, {before:+.4f}",
+        value=f"mean IC {now:+.4f} on the last {len(recent)} dates, pool {pool}: {drop:.4f} "
+        f"{'above' if before < 0 else 'below'}",
+        limit=f"at most {limits.ic_drop:g} and {limits.ic_errors:g} standard errors below the mean of the last "
+        f"{len(year)} dates, {before:+.4f}",
         detail=f"the drop is {drop / noise:.1f} standard errors of a mean of so few dates" if noise > 0 else "",
         link=f"{_ui(settings)}/assets/factor_metrics",
     )
@@ -370,6 +374,7 @@ def send(target: Target, title: str, body: str, severity: Severity | None = None
             host = plugin.host if not (plugin.template_tokens.get("host") or {"private": True}).get("private") else None
             service = apprise.Apprise(asset=asset)
             service.add(plugin)
+            body, title = without_mentions(body), without_mentions(title)
             result = service.notify(body=body, title=title, notify_type=kind, body_format="text")
         except Exception as error:
             # a plugin's own failure is a failed delivery of its target and of no other

@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qdag.errors import SessionError, unknown
+from qdag.errors import unknown
+from qdag.features.catalogue import FEATURE_SETS, feature_set
 from qdag.quality_reference import LOOKBACK, REFERENCES, adjusted, difference, references
 from qdag.schema import FEATURE_TABLES, UNIVERSE, Column, TableSpec
 from qdag.sessions import SessionCalendar, calendar_for
@@ -45,6 +46,8 @@ ACTIVE_SESSIONS = 20
 RAW_BEFORE = 2 * ACTIVE_SESSIONS + 5
 """Sessions read before the window, so that what is said of a row does not depend on where the window begins."""
 VOLUME_ROWS, VOLUME_LEAST = 20, 10
+CONVENTIONS = ("factor_convention",)
+"""Kinds of findings in which vendor and events only follow different conventions."""
 FEW_ROWS = 5
 """Fewer refused ones than these are listed but never stop the chain, however small the universe."""
 CHUNK_ROWS = 100_000
@@ -77,6 +80,8 @@ class Rule:
     parameters : of the kind; ``strict`` makes the bounds of ``between`` and the order of ``ordered`` exclusive
     says : sentence about a line that breaks the rule, with the frame's columns in braces; a plain one by default
     notice : the lines are listed for people and never fail the check
+    asks : what is asked, where the bounds do not say it to people
+    see : command that shows the lines, with ``universe`` and ``day`` in braces
     """
 
     name: str
@@ -89,6 +94,8 @@ class Rule:
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     says: str = ""
     notice: bool = False
+    asks: str = ""
+    see: str = "qdag report -u {universe} --date {day}"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -103,6 +110,8 @@ class Rule:
     @property
     def limit(self) -> str:
         """What is asked, in a few characters."""
+        if self.asks:
+            return self.asks
         p = self.parameters
         if self.kind == "between":
             sign = "<" if p.get("strict") else "<="
@@ -147,6 +156,17 @@ class RuleResult:
     def dates(self) -> frozenset[date]:
         return frozenset(self.by_date)
 
+    def told(self, universe: str, last: date) -> str:
+        """What a person reads first of a broken rule: the worst line, how many are like it, and what shows them.
+
+        ``last`` is the last session that was judged: lines about no session are kept with it.
+        """
+        worst = self.offenders[0] if self.offenders else Offence("", "", "", "", self.observed)
+        about = " on ".join(word for word in (worst.instrument, worst.date) if word)
+        more = f"; {self.violations - 1:,} more of {self.judged:,}" if self.violations > 1 else ""
+        see = self.rule.see.format(universe=universe, day=worst.date or last)
+        return f"{about}{': ' if about else ''}{worst.sentence}{more} ({self.rule.name}). See `{see}`."
+
     def __add__(self, other: "RuleResult") -> "RuleResult":
         """The result over two parts of one frame; parts do not share a date."""
         worst = other if other.violations > self.violations or not self.judged else self
@@ -160,6 +180,8 @@ class RuleResult:
         )
 
 
+SUBJECTS = ("instrument", "column", "field", "factor", "label", "source")
+"""Columns that say what a line is about, beside its session; the first that a frame has counts."""
 OFFENDERS = 10
 OFFENDERS_OF_DATE = 5
 
@@ -227,6 +249,9 @@ def offenders(
 
 def _beyond(rule: Rule, wrong: pd.DataFrame) -> np.ndarray:
     """How far each line is beyond what is asked; 0 where there is no more or less."""
+    if {"value", "low", "high"} <= set(wrong):
+        value, low, high = (wrong[c].to_numpy(np.float64, na_value=np.nan) for c in ("value", "low", "high"))
+        return np.nan_to_num(np.maximum(low - value, value - high), nan=0.0)
     if rule.kind not in ("between", "ordered"):
         return np.zeros(len(wrong))
     if rule.kind == "ordered":
@@ -268,7 +293,7 @@ def _offence(rule: Rule, line: dict[Any, Any]) -> Offence:
         rest = [c for c in rest if c in rule.columns or c in keys]
     sentence = rule.says.format_map(line) if rule.says else ", ".join(f"{c} = {shown(line[c])}" for c in rest)
     day = line.get("date")
-    instrument = line.get("instrument", line.get("column", line.get("field", line.get("factor", ""))))
+    instrument = next((line[c] for c in SUBJECTS if c in line), "")
     return Offence(
         "" if day is None or pd.isna(day) else shown(day),
         "" if instrument is None or instrument != instrument else str(instrument),
@@ -374,11 +399,26 @@ def _keyed(table: str, keys: tuple[str, ...], limits: QualitySettings) -> tuple[
             "A declared column is not stored: the table was written by an older version; materialize the range again.",
             "schema",
             {"value": True},
+            "declared, but not stored",
         ),
         Rule(
-            "keys unique", table, "structure", "unique", keys, "One row per key; a duplicate counts twice everywhere."
+            "keys unique",
+            table,
+            "structure",
+            "unique",
+            keys,
+            "One row per key; a duplicate counts twice everywhere.",
+            says="stored more than once" + ("" if keys == INSTRUMENT_KEYS else " in pool {pool}, horizon {horizon}"),
         ),
-        Rule("keys not null", table, "structure", "not_null", keys, "A row without its key belongs to nothing."),
+        Rule(
+            "keys not null",
+            table,
+            "structure",
+            "not_null",
+            keys,
+            "A row without its key belongs to nothing.",
+            says="a row without " + " or ".join(keys),
+        ),
         Rule(
             "dates are sessions",
             table,
@@ -388,6 +428,7 @@ def _keyed(table: str, keys: tuple[str, ...], limits: QualitySettings) -> tuple[
             "A stored date is no session of the universe's exchange: the calendar setting or the source is wrong.",
             "sessions",
             {"value": True},
+            "{rows} rows on a day that is no session",
         ),
         Rule(
             "up to date",
@@ -395,12 +436,14 @@ def _keyed(table: str, keys: tuple[str, ...], limits: QualitySettings) -> tuple[
             "timeliness",
             "between",
             ("behind",),
-            "The exchange has closed on later sessions than the newest stored one: the delivery is late."
+            "The exchange has closed on later sessions than the newest stored one: the delivery is late, or the source "
+            "ends there: then set the universe's `end`."
             if table == "raw_ohlcv"
             else "raw_ohlcv has later sessions than this table: materialize them.",
             "timeliness",
             {"maximum": limits.behind_sessions},
-            "the newest stored session is {last:%Y-%m-%d}, due is {due:%Y-%m-%d}: {behind} sessions behind",
+            "the newest stored session is {last:%Y-%m-%d}, due is {due:%Y-%m-%d}: {behind} sessions behind"
+            + ("; where the source ends, set the universe's end = {last:%Y-%m-%d}" if table == "raw_ohlcv" else ""),
         ),
     )
 
@@ -415,14 +458,15 @@ def _covers(table: str) -> Rule:
         "Rows of raw_ohlcv without a row here: materialize the sessions again.",
         "sessions",
         {"maximum": 0},
+        "{missing_bars} rows of raw_ohlcv have no row here",
     )
 
 
 def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
     def rule(name: str, check: Check, kind: str, columns: tuple[str, ...], meaning: str, **parameters: Any) -> Rule:
-        frame, says = parameters.pop("frame", "rows"), parameters.pop("says", "")
-        notice = parameters.pop("notice", False)
-        return Rule(name, "raw_ohlcv", check, kind, columns, meaning, frame, parameters, says, notice)
+        frame = parameters.pop("frame", "rows")
+        told = {key: parameters.pop(key) for key in ("says", "notice", "see") if key in parameters}
+        return Rule(name, "raw_ohlcv", check, kind, columns, meaning, frame, parameters, **told)
 
     outside = "The bar contradicts itself: one of its prices is wrong."
     return (
@@ -450,10 +494,12 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "structure",
             "between",
             ("rows",),
-            "No instrument has a row on a session: the delivery is late or its file is missing. "
-            "Deliver it, or set the universe's start and end to what the source covers.",
+            "No instrument has a row on a session although later ones have: a file or a day is missing. Deliver it, or "
+            "set the universe's start to the first session that the source covers. Sessions after the newest delivered "
+            "one are late, which `timeliness` tells.",
             frame="sessions",
             minimum=1,
+            says="no instrument has a bar",
         ),
         rule(
             "few files refused",
@@ -464,6 +510,7 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             frame="refused_share",
             maximum=limits.refused_files,
             says="{refused} of {files} files were refused",
+            see="qdag show quarantine -u {universe}",
         ),
         rule(
             "few rows refused",
@@ -474,6 +521,7 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             frame="sessions",
             maximum=limits.refused_rows,
             says="{refused} rows refused, {rows} stored",
+            see="qdag show quarantine -u {universe} --start {day} --end {day}",
         ),
         rule(
             "no file refused",
@@ -482,7 +530,8 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             (),
             "A whole file was unreadable (an error page, truncated, empty): deliver it again.",
             frame="refused_files",
-            says="{source}: {reason}",
+            says="the file {source} was refused as a whole: {reason}",
+            see="qdag show quarantine -u {universe}",
         ),
         rule(
             "no row refused",
@@ -492,6 +541,7 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "Delivered rows that broke a structural rule; they are in the quarantine table.",
             frame="refused_rows",
             says="{source}, line {line}: {reason}",
+            see="qdag show quarantine -u {universe}",
         ),
         rule(
             "fields complete",
@@ -501,6 +551,7 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "Nulls of a field that the vendor delivers; one that it never delivers is not judged.",
             frame="fields",
             maximum=limits.field_null_share,
+            says="{null_share:.1%} of {rows} rows have no value",
         ),
         rule(
             "instruments complete",
@@ -551,6 +602,16 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "On a session with a split or dividend the adjusted close still moved too far: the event is wrong, or "
             "adjusted twice.",
             says="moved {adjusted_return:+.1%} although adjusted by {factor_step:.4g}, limit {event_limit:.1%}",
+        ),
+        rule(
+            "no spike in a bar",
+            "values",
+            "ordered",
+            ("spike_limit", "spike"),
+            "The high or the low lies far outside of the bar's open and close and of the session before: a wrong price "
+            "(a digit too many), or a trade that was taken back.",
+            says="{extreme:g} lies {spike:.1%} beyond {around:g}, the nearest of open, close and the session before; "
+            "limit {spike_limit:.1%}",
         ),
         rule(
             "factor follows the events",
@@ -608,6 +669,18 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "Valid rows that were noticed while they were ingested; they are in the findings table.",
             frame="findings",
             says="{kind}: {detail}",
+            see="qdag show findings -u {universe}",
+        ),
+        rule(
+            "conventions of the vendor",
+            "values",
+            "empty",
+            (),
+            "Sessions whose adjusted close follows another convention than the events: nothing is wrong with either. "
+            "They are in the findings table.",
+            frame="conventions",
+            says="{detail}",
+            notice=True,
         ),
     )
 
@@ -624,6 +697,7 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "a gap or a stranger shifts every later value. Materialize the range again.",
             "calendar",
             {"value": True},
+            "a session of the exchange: {is_session}; in Qlib's calendar, in order: {in_calendar}",
         ),
         Rule(
             "bins equal the table",
@@ -635,6 +709,8 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "materialize the range again.",
             "bins",
             {"maximum": 0},
+            "{field}: {different} sessions differ",
+            see="qdag verify-bin -u {universe}",
         ),
         Rule(
             "adjusted is raw times factor",
@@ -668,6 +744,8 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "month; or it was set later: materialize qlib_bin again.",
             "pools",
             {"value": True},
+            "pool {pool} has no instruments file",
+            see="qdag pools -u {universe}",
         ),
         Rule(
             "spans of pools apart",
@@ -678,6 +756,7 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "Two spans of one member overlap, so it would count twice: materialize qlib_bin again.",
             "pool_spans",
             {"value": True},
+            "member of {pool} from {start} to {end}, and of the span before that",
         ),
         Rule(
             "members of pools stored",
@@ -688,6 +767,7 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "A member has days on which nothing of it is stored: materialize qlib_bin again.",
             "pool_spans",
             {"value": True},
+            "member of {pool} from {start} to {end}, which is not stored in full",
         ),
         Rule(
             "pools near their size",
@@ -695,10 +775,12 @@ def _bin_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "completeness",
             "between",
             ("share",),
-            "Stored members over the pool's nominal size, per session: the universe lacks members of it "
-            "(`qdag pools` lists them), and metrics of the pool speak of those that are there.",
+            "Stored members over the size of a pool that is meant to be complete, per session: the universe lacks "
+            "members of it (`qdag pools` lists them), and metrics of the pool speak of those that are there.",
             "pool_sizes",
             {"minimum": 0.8, "maximum": 1.2},
+            "{pool} has {members} of {size} members",
+            see="qdag pools -u {universe}",
         ),
     )
 
@@ -734,7 +816,9 @@ def _recomputed(table: str) -> Rule:
 
 def _feature_rules(table: str, columns: Sequence[str], limits: QualitySettings) -> tuple[Rule, ...]:
     def summary(name: str, check: Check, column: str, meaning: str, **parameters: float) -> Rule:
-        return Rule(name, table, check, "between", (column,), meaning, "columns", parameters)
+        kind = "are infinite" if column == "infinite_share" else "have no value"
+        says = f"{{{column}:.2%}} of {{rows}} rows {kind}"
+        return Rule(name, table, check, "between", (column,), meaning, "columns", parameters, says)
 
     nulls = max(0.5, limits.feature_null_share) if table == "custom_factors" else limits.feature_null_share
     bounds = "The feature is bounded by its definition; outside it the computation or its input is wrong."
@@ -770,13 +854,17 @@ def _feature_rules(table: str, columns: Sequence[str], limits: QualitySettings) 
             table,
             "drift",
             "between",
-            ("psi",),
-            f"Population stability index of the last {DRIFT_SESSIONS} sessions against the {DRIFT_REFERENCE} before "
-            "them, over the reference's deciles: a market in another state, or a broken input. Models trained on the "
-            "year before may not hold.",
+            ("drift",),
+            f"The last {DRIFT_SESSIONS} sessions against the {DRIFT_REFERENCE} before them: the population stability "
+            "index over the reference's deciles and the median have both moved far, and further than so few "
+            "instruments move by chance. A market in another state, or a broken input; models trained on the year "
+            "before may not hold.",
             "drift",
-            {"maximum": limits.drift},
-            "{column}: stability index {psi:.3g}, the median moved by {shift:+.2f} interquartile ranges",
+            {"maximum": 1.0},
+            "stability index {psi:.2f} against the year before, median moved by {shift:+.2f} interquartile ranges, "
+            "over {instruments:.0f} instruments",
+            asks=f"stability index <= {limits.drift:g} or median within {limits.drift_shift:g} interquartile ranges, "
+            "both wider for few instruments",
         ),
     )
 
@@ -795,6 +883,7 @@ def _label_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "A value whose last price is not stored yet: the label looked into data that does not exist.",
             "horizons",
             {"maximum": 0},
+            "{too_early} values before their last price is stored",
         ),
         Rule(
             "known labels present",
@@ -802,9 +891,11 @@ def _label_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "completeness",
             "between",
             ("known_null_share",),
-            "Labels older than horizon + 1 sessions should be known unless suspended: materialize the sessions again.",
+            "Labels older than horizon + 1 sessions should be known, but around suspensions and on the last "
+            "horizon + 1 rows of what was delisted: materialize the sessions again.",
             "horizons",
             {"maximum": 0.2},
+            "{known_null_share:.1%} of {known_rows} labels that are known have no value",
         ),
         _bounded(
             "labels",
@@ -843,6 +934,7 @@ def _metric_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "Mean over the window by factor: few pool members have a value, so the metric says little about the pool.",
             "factors",
             {"minimum": 0.5},
+            "on average {coverage:.0%} of the members of {pool} have a value",
         ),
     )
 
@@ -880,6 +972,7 @@ def _prediction_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "One score for all instruments of a session ranks nothing: the model learned a constant.",
             "scores",
             {"minimum": 2},
+            "one score for all {rows} instruments",
         ),
     )
 
@@ -909,16 +1002,13 @@ class Scope:
         return calendar_for(self.settings.universe(self.universe))
 
     def sessions(self, before: int = 0) -> np.ndarray:
-        """Sessions of the window within the universe's range, M8[D], with up to ``before`` sessions before it."""
-        spec = self.settings.universe(self.universe)
-        if self.end < self.start:
-            raise SessionError(f"start {self.start} is after end {self.end}; give the earlier day first")
-        end = min(self.end, spec.end) if spec.end else self.end
-        start = max(self.start, spec.start)
-        if end < start:
-            return np.array([], "M8[D]")
-        everything = self.calendar().between(spec.start, end)
-        return everything[max(0, int(np.searchsorted(everything, np.datetime64(start, "D"))) - before) :]
+        """Sessions of the window that have closed, as the stages take it, M8[D], with up to ``before`` in front."""
+        calendar = self.calendar()
+        window = calendar.closed_between(self.start, self.end, self.now or datetime.now(UTC))
+        if not len(window):
+            return window
+        first = int(np.searchsorted(calendar.all, window[0]))
+        return calendar.all[max(0, first - before) : first + len(window)]
 
 
 Frames = Iterator[tuple[str, pd.DataFrame]]
@@ -1082,7 +1172,7 @@ def _raw_frames(scope: Scope) -> Frames:
     frame["refused"] = frame["date"].map(lines.groupby("date").size()).fillna(0).astype(np.int64)
     share = frame["refused"] / (frame["refused"] + frame["rows"]).clip(lower=1)
     frame["refused_share"] = share.where(frame["refused"] >= FEW_ROWS, 0.0)
-    yield "sessions", frame
+    yield "sessions", frame[frame["date"] <= _delivered(scope, frame)]
 
     last = len(sessions) - 1 - present[:, ::-1].argmax(axis=1)
     first = np.maximum(present.argmax(axis=1), skip)
@@ -1106,9 +1196,24 @@ def _raw_frames(scope: Scope) -> Frames:
     total = files + len(np.unique(codes[inside]))
     many = files / max(total, 1)
     yield "refused_share", pd.DataFrame([{"refused": files, "files": total, "share": many}])
-    yield "findings", _findings(scope, window)
+    noticed = _findings(scope, window)
+    explained = noticed["kind"].isin(CONVENTIONS)
+    yield "findings", noticed[~explained]
+    yield "conventions", noticed[explained]
     columns = [*RAW_FIELDS, "adjusted_return"]
     yield "profile", profile(days[inside], columns, np.column_stack([shown[c] for c in columns]))
+
+
+def _delivered(scope: Scope, sessions: pd.DataFrame) -> pd.Timestamp:
+    """The newest session of the delivery: the sessions after it are late, which is another matter than a hole.
+
+    Of a universe without any row, the last session of the window.
+    """
+    stored = scope.store.sessions("raw_ohlcv", scope.universe)
+    if not len(stored):
+        return sessions["date"].max()
+    refused = sessions.loc[sessions["refused"] > 0, "date"]
+    return max([pd.Timestamp(stored[-1]), *refused.tail(1)])
 
 
 MEASURES = (
@@ -1116,6 +1221,10 @@ MEASURES = (
     "move",
     "jump_limit",
     "event_limit",
+    "spike",
+    "spike_limit",
+    "extreme",
+    "around",
     "factor_step",
     "factor_error",
     "unchanged",
@@ -1171,6 +1280,15 @@ def _measures(
         rounded = band + limits.tick / (previous / v["factor"]) + 1e-6
         limit = np.where(banded, rounded, limits.jump)
 
+        # what else is known of the row's prices: open and close, and the range of the row before
+        def reach(inner: np.ndarray, earlier: np.ndarray, widest: np.ufunc) -> np.ndarray:
+            return widest(inner, np.where(near, before(earlier * v["factor"]) / v["factor"], np.nan))
+
+        top = reach(np.fmax(v["open"], v["close"]), v["high"], np.fmax)
+        bottom = reach(np.fmin(v["open"], v["close"]), v["low"], np.fmin)
+        above, below = v["high"] / top - 1, 1 - v["low"] / bottom
+        upwards = np.nan_to_num(above) >= np.nan_to_num(below)
+
         paid = v["dividend"] / before(v["close"])
         expected = v["split"] / np.where(paid < 1, 1 - paid, np.nan)
         error = np.where(~new & (gap == 1), np.abs(step / expected - 1), np.nan)
@@ -1195,6 +1313,10 @@ def _measures(
         "move": np.abs(change),
         "jump_limit": np.where(event, np.nan, limit),
         "event_limit": np.where(event, limit, np.nan),
+        "spike": np.fmax(above, below),
+        "spike_limit": np.where(banded, rounded, limits.spike),
+        "extreme": np.where(upwards, v["high"], v["low"]),
+        "around": np.where(upwards, top, bottom),
         "factor_step": step,
         "factor_error": error,
         "unchanged": run,
@@ -1283,7 +1405,8 @@ def _feature_frames(table: str, scope: Scope, columns: Sequence[str]) -> Frames:
     described = described[described["date"] >= pd.Timestamp(scope.sessions()[0])]
     yield "profile", described
     if not horizons:
-        yield "drift", drift(_history(table, scope), described)
+        compared = described[~described["column"].isin(levels(table))]
+        yield "drift", drift(_history(table, scope), compared, scope.limits)
 
 
 def _covered(
@@ -1459,24 +1582,36 @@ def _history(table: str, scope: Scope) -> pd.DataFrame:
     return _read(scope, name, before[0], before[-1], ["date", "column", *QUANTILES])
 
 
-def drift(history: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
-    """Population stability index of each column, for every ``DRIFT_SESSIONS`` sessions of ``current``, the newest last.
+def levels(table: str) -> frozenset[str]:
+    """Columns of a table that are levels: these move with the market, so their drift says nothing."""
+    if table not in FEATURE_SETS:
+        return frozenset()
+    return frozenset(f.name for f in feature_set(table) if f.kind == "level")
+
+
+def drift(history: pd.DataFrame, current: pd.DataFrame, limits: QualitySettings) -> pd.DataFrame:
+    """How far each column has moved, for every ``DRIFT_SESSIONS`` sessions of ``current``, the newest last.
 
     Both frames are profiles. The last ``DRIFT_SESSIONS`` sessions are compared with up to ``DRIFT_REFERENCE`` before
     them: the distribution of several sessions is the mean of theirs, each taken as straight between its quantiles. With
     p and q the shares of both between the reference's deciles, the index is sum (p - q) ln (p / q).
 
+    Few instruments differ by chance. Of n independent ones in ten bins the index is 9 / n on average, and the standard
+    error of a median about 1 / sqrt(n) interquartile ranges: the first is taken off the index, four of the second widen
+    what is allowed to the median.
+
     Returns
     -------
-    date (the newest session compared), column, psi, shift (of the median, in interquartile ranges of the reference),
-    reference_sessions; no line where fewer than ``DRIFT_LEAST`` sessions came before.
+    date (the newest session compared), column, psi (the index), shift (of the median, in interquartile ranges of the
+    reference), instruments (with a value, in the mean of the sessions), drift (above 1 where both psi and shift are
+    beyond the limits), reference_sessions; no line where fewer than ``DRIFT_LEAST`` sessions came before.
     """
     both = pd.concat([history, current[["date", "column", *QUANTILES]]], ignore_index=True)
-    columns = ["date", "column", "psi", "shift", "reference_sessions"]
+    columns = ["date", "column", "psi", "shift", "instruments", "drift", "reference_sessions"]
     lines: list[pd.DataFrame] = []
     sessions = np.unique(both["date"].to_numpy())
-    own = len(np.unique(current["date"].to_numpy()))
-    ends = np.arange(len(sessions), len(sessions) - max(own, 1), -DRIFT_SESSIONS)
+    own = np.unique(current["date"].to_numpy())
+    ends = np.arange(len(sessions), len(sessions) - max(len(own), 1), -DRIFT_SESSIONS)
     ends = ends[ends - DRIFT_SESSIONS >= DRIFT_LEAST]
     if not len(ends) or current.empty:
         return pd.DataFrame(columns=columns)
@@ -1486,14 +1621,21 @@ def drift(history: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     kept = at >= 0
     places = np.searchsorted(sessions, both["date"].to_numpy())
     cube[at[kept], places[kept]] = both.loc[kept, list(QUANTILES)].to_numpy(np.float64)
+    seen = np.full((len(features), len(sessions)), np.nan)
+    where = pd.Index(features).get_indexer(current["column"]), np.searchsorted(sessions, current["date"].to_numpy())
+    seen[where] = (current["rows"] - current["nulls"] - current["infinite"]).to_numpy(np.float64)
     for end in sorted(ends.tolist()):
         begin = end - DRIFT_SESSIONS
         past = cube[:, max(0, begin - DRIFT_REFERENCE) : begin][:, ::-DRIFT_STEP]
         psi, shift, known = _stability(past, cube[:, begin:end])
         known *= DRIFT_STEP
         psi[known < DRIFT_LEAST] = np.nan
-        block = {"column": features, "psi": psi, "shift": shift, "reference_sessions": known}
-        lines.append(pd.DataFrame({"date": pd.Timestamp(sessions[end - 1]), **block}))
+        counted = np.isfinite(seen[:, begin:end])
+        few = np.where(counted, seen[:, begin:end], 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+        n = np.maximum(few, 1)
+        moved = np.minimum((psi - 9 / n) / limits.drift, np.abs(shift) / (limits.drift_shift + 4 / np.sqrt(n)))
+        block = {"column": features, "psi": psi, "shift": shift, "instruments": few, "drift": moved}
+        lines.append(pd.DataFrame({"date": pd.Timestamp(sessions[end - 1]), **block, "reference_sessions": known}))
     return pd.concat(lines, ignore_index=True)[columns]
 
 
@@ -1607,13 +1749,10 @@ def _pool_frames(scope: Scope, calendar: np.ndarray) -> Frames:
             first, last = days.get(span.instrument, (date.max, date.min))
             spans.append((name, span.instrument, span.start, span.end, apart, first <= span.start <= span.end <= last))
             before = span
-        if settings.size:
-            counts = pool.counts(window)
-            sizes.append(
-                pd.DataFrame(
-                    {"pool": name, "date": window.astype("M8[s]"), "members": counts, "share": counts / settings.size}
-                )
-            )
+        if settings.expected:
+            counts, size = pool.counts(window), settings.expected
+            line = {"members": counts, "size": size, "share": counts / size}
+            sizes.append(pd.DataFrame({"pool": name, "date": window.astype("M8[s]"), **line}))
     yield "pools", pd.DataFrame(written, columns=["pool", "written"])
     yield "pool_spans", pd.DataFrame(spans, columns=["pool", "instrument", "start", "end", "apart", "stored"])
     if sizes:

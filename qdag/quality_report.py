@@ -20,12 +20,13 @@ from qdag.quality import (
     DRIFT_SESSIONS,
     QUANTILES,
     drift,
+    levels,
     profile_table,
     quality_table,
 )
 from qdag.schema import FEATURE_TABLES
 from qdag.sessions import calendar_for
-from qdag.settings import Settings
+from qdag.settings import QualitySettings, Settings
 from qdag.store.files import write_text
 
 if TYPE_CHECKING:
@@ -95,12 +96,14 @@ def _write(settings: Settings, kept: "Kept", day: date) -> Path:
 
 @dataclass(frozen=True)
 class Drift:
-    """One column's drift: index, shift of the median, and quartiles of the sessions up to the page's."""
+    """One column's drift: index, shift of the median, whether both are beyond the limits, and quartiles of the sessions
+    up to the page's."""
 
     table: str
     column: str
     psi: float
     shift: float
+    drifted: bool
     lower: np.ndarray
     median: np.ndarray
     upper: np.ndarray
@@ -117,7 +120,6 @@ class Page:
     universe: str
     day: date
     dagster: str
-    limit: float
     rules: pd.DataFrame
     timeline: pd.DataFrame
     completeness: pd.DataFrame
@@ -148,7 +150,7 @@ class Kept:
         for table in JUDGED:
             name = profile_table(table).name
             if store.exists(name):
-                columns = ["date", "column", "rows", "nulls", *QUANTILES]
+                columns = ["date", "column", "rows", "nulls", "infinite", *QUANTILES]
                 self.profiles[table] = store.read(name, universe, far, last, columns=columns).to_pandas(
                     date_as_object=False
                 )
@@ -188,17 +190,16 @@ def gather(settings: Settings, kept: Kept, day: date) -> Page:
             recent = profiles[(profiles["column"] == "close") & (profiles["date"] >= pd.Timestamp(sessions[0]))]
             bars = recent.set_index("date")["rows"]
         elif table != "labels" and len(today):
-            drifts += _drifts(table, profiles, today, pd.Timestamp(sessions[0]))
+            drifts += _drifts(table, profiles, today, pd.Timestamp(sessions[0]), settings.quality_for(universe))
     columns = ["table", "column", "rows", "filled"]
     completeness = pd.concat(filled)[columns] if filled else pd.DataFrame(columns=columns)
-    drifts.sort(key=lambda d: -d.psi)
+    drifts.sort(key=lambda d: (not d.drifted, -d.psi))
     due = [t for t in JUDGED if t in tables]
     judged = tuple(t for t in due if states[t][day] != NONE)
     return Page(
         universe,
         day,
         settings.dagster.ui_url.rstrip("/"),
-        settings.quality_for(universe).drift,
         rules,
         pd.DataFrame(states).T.reindex(columns=sessions.tolist()),
         completeness,
@@ -224,15 +225,18 @@ def _listed(store: "TableStore", table: str, universe: str, start: date, end: da
     return store.read(table, universe, start, end).to_pandas() if store.exists(table) else pd.DataFrame()
 
 
-def _drifts(table: str, profiles: pd.DataFrame, today: pd.DataFrame, since: pd.Timestamp) -> list[Drift]:
-    found = drift(profiles[profiles["date"] < today["date"].iloc[0]], today)
-    found = found[found["psi"].notna()].sort_values("psi", ascending=False).head(SHOWN_DRIFTS)
+def _drifts(
+    table: str, profiles: pd.DataFrame, today: pd.DataFrame, since: pd.Timestamp, limits: QualitySettings
+) -> list[Drift]:
+    today = today[~today["column"].isin(levels(table))]
+    found = drift(profiles[profiles["date"] < today["date"].iloc[0]], today, limits)
+    found = found[found["psi"].notna()].sort_values(["drift", "psi"], ascending=False).head(SHOWN_DRIFTS)
     recent = profiles[profiles["date"] >= since]
     lines = []
-    for column, psi, shift in zip(found["column"], found["psi"].tolist(), found["shift"].tolist(), strict=True):
+    for column, psi, shift, beyond in found[["column", "psi", "shift", "drift"]].itertuples(index=False):
         mine = recent[recent["column"] == column].sort_values("date")
         lower, median, upper = (mine[q].to_numpy(np.float64) for q in ("q025", "q050", "q075"))
-        lines.append(Drift(table, str(column), psi, shift, lower, median, upper))
+        lines.append(Drift(table, str(column), psi, shift, beyond > 1, lower, median, upper))
     return lines
 
 
@@ -431,15 +435,15 @@ def _drift(page: Page) -> str:
     if not page.drifts:
         inside = '<p class="soft">Fewer than 60 sessions are kept before this one: nothing to compare with.</p>'
     else:
-        inside = "".join(_spark(page, d) for d in page.drifts)
+        inside = "".join(_spark(d) for d in page.drifts)
     return (
         '<section class="card"><h2>Distribution drift <span class="soft">median and quartiles, last 60 sessions</span>'
         f"</h2>{inside}</section>"
     )
 
 
-def _spark(page: Page, found: Drift) -> str:
-    state = WARN if found.psi > page.limit else GOOD
+def _spark(found: Drift) -> str:
+    state = WARN if found.drifted else GOOD
     return (
         f'<div class="spark {state}"><div><b>{escape(found.column)}</b> <span class="soft">{escape(found.table)}</span>'
         f'<br><span class="soft">stability index <b style="color:var(--state)">{found.psi:.2f}</b>, median '

@@ -193,7 +193,12 @@ FACTOR_METRICS = TableSpec(
         Column("icir", "float64", "mean / sample std of ic over the trailing 252 dates, not annualised"),
         Column("rank_icir", "float64", "mean / sample std of rank_ic over the trailing 252 dates, not annualised"),
         Column("icir_n", "int32", "dates with an ic in the trailing window", "sessions"),
-        Column("long_short", "float64", "mean forward return of the top quintile minus the bottom quintile", "return"),
+        Column(
+            "long_short",
+            "float64",
+            "mean forward return of the top quintile minus the bottom quintile; null below 10 pairs",
+            "return",
+        ),
     ),
     "Cross-sectional quality of every factor, on the date it became known.",
 )

@@ -121,6 +121,17 @@ class SessionCalendar:
             raise SessionError(f"no session of calendar {self.name} has closed by {now}; the first is {self.all[0]}")
         return closed[-1].item()  # type: ignore[no-any-return]
 
+    def closed_between(self, start: date, end: date, now: datetime) -> np.ndarray:
+        """Sessions of :meth:`between` whose close is at or before ``now``: those that can have their data.
+
+        Raises
+        ------
+        SessionError
+            The range is reversed, or as in :meth:`closed_before`.
+        """
+        sessions = self.between(start, end)
+        return sessions[sessions <= np.datetime64(self.closed_before(now), "D")]
+
     @cached_property
     def close(self) -> tuple[str, time]:
         """Time zone of the exchange, and the local time at which a whole session closes now."""

@@ -273,11 +273,17 @@ class IndexPool(_Frozen):
     kind: Literal["index"] = "index"
     index: Literal["csi300", "csi500", "sp500", "nasdaq100", "dow30"] = Field(description="which index")
     symbols: dict[Text, Symbol] = Field(default_factory=dict, description="symbol of the index -> instrument")
+    complete: bool = Field(default=False, description="the universe is meant to hold all members: fewer are warned of")
 
     @property
     def size(self) -> int:
         """Nominal number of members."""
         return INDEXES[self.index][1]
+
+    @property
+    def expected(self) -> int | None:
+        """Members that the universe is meant to hold; None where it may hold any part of the pool."""
+        return self.size if self.complete else None
 
 
 class FilePool(_Frozen):
@@ -286,7 +292,14 @@ class FilePool(_Frozen):
     kind: Literal["file"] = "file"
     path: LocalPath = Field(description="the file")
     symbols: dict[Text, Symbol] = Field(default_factory=dict, description="symbol of the file -> instrument")
-    size: Count | None = Field(default=None, description="expected number of members")
+    size: Count | None = Field(
+        default=None, description="members that the universe is meant to hold; another number is warned of"
+    )
+
+    @property
+    def expected(self) -> int | None:
+        """As of :class:`IndexPool`."""
+        return self.size
 
 
 class TopPool(_Frozen):
@@ -295,6 +308,11 @@ class TopPool(_Frozen):
     kind: Literal["top"] = "top"
     size: Count = Field(description="how many instruments")
     window: Annotated[int, Field(ge=1, le=1000)] = Field(default=60, description="sessions of the mean")
+
+    @property
+    def expected(self) -> int | None:
+        """None: a smaller universe has fewer members, and so has its first month."""
+        return None
 
 
 PoolSettings = Annotated[IndexPool | FilePool | TopPool, Field(discriminator="kind")]
@@ -315,7 +333,12 @@ class QualitySettings(_Frozen):
     """Limits of the quality checks; shares are of 1. docs/checks.md has the reason for each default."""
 
     jump: Annotated[float, Field(gt=0, le=1000)] = Field(default=0.4, description="largest plausible |adjusted return|")
-    price_limits: tuple[PriceLimit, ...] = Field(default=(), description="the exchange's own limits; instead of jump")
+    spike: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=0.3, description="how far a high or low may lie outside of open, close and the session before"
+    )
+    price_limits: tuple[PriceLimit, ...] = Field(
+        default=(), description="the exchange's own limits; instead of jump and spike"
+    )
     tick: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.01, description="price step that limits are rounded to"
     )
@@ -342,6 +365,9 @@ class QualitySettings(_Frozen):
     drift: Annotated[float, Field(gt=0, le=1000)] = Field(
         default=3.0, description="population stability index of a feature"
     )
+    drift_shift: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=1.0, description="and shift of its median, in interquartile ranges, beyond which it has drifted"
+    )
     sampled_cells: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=40, description="rows of a run whose named features are computed again"
     )
@@ -352,7 +378,7 @@ REGION_QUALITY: dict[str, dict[str, Any]] = {
     "us": {},
     "cn": {
         "price_limits": (
-            PriceLimit(prefix="", limit=0.10),
+            PriceLimit(prefix="", limit=0.10, since=date(1996, 12, 16)),
             PriceLimit(prefix="SZ30", limit=0.20, since=date(2020, 8, 24)),
             PriceLimit(prefix="SH68", limit=0.20),
             PriceLimit(prefix="BJ", limit=0.30),
@@ -597,6 +623,9 @@ class AlertSettings(_Frozen):
     failed_share: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.05, description="of a window's instruments")
     ic_drop: Annotated[float, Field(gt=0, le=2)] = Field(
         default=0.02, description="fall of the mean IC below its year's"
+    )
+    ic_errors: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=2.0, description="least such fall in standard errors"
     )
     ic_recent: Annotated[int, Field(ge=2, le=10_000)] = Field(default=20, description="dates of the recent mean")
     ic_trailing: Annotated[int, Field(ge=3, le=10_000)] = Field(default=252, description="dates of the trailing mean")

@@ -33,6 +33,7 @@ from qdag.store.files import write_text
 from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
 from qdag.store.streams import ahead
 from qdag.store.tables import TableStore
+from qdag.text import markdown_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,11 +178,7 @@ class _Counter:
 
 def window_sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
     """Sessions of the universe in the asked days, clipped to the universe's own range."""
-    if end < start:
-        raise SessionError(f"start {start} is after end {end}; give the earlier day first")
-    spec = platform.settings.universe(universe)
-    start, end = max(start, spec.start), min(end, platform.last_session(universe))
-    return platform.calendar(universe).between(start, end) if start <= end else np.array([], "M8[D]")
+    return platform.calendar(universe).closed_between(start, end, datetime.now(UTC))
 
 
 def _write(
@@ -1447,7 +1444,7 @@ def _cell(value: object) -> str:
 def _rows(names: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(markdown_cell(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -136,7 +136,9 @@ def stages_table(console: "Console", outcome: "Launched") -> None:
 def failures(console: "Console", outcome: "Launched") -> None:
     for check in outcome.checks:
         if not check.passed:
-            console.print(f"  {check.severity}: {check.asset} / {check.check}: {check.description}")
+            console.print(f"  {check.severity}: {check.asset} / {check.check}")
+            for line in check.description.splitlines():
+                console.print(f"    {line}")
     for error in outcome.errors:
         console.print(error, style="red")
 

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "qdag"
 # room -> the rooms it may import besides itself
 ROOMS = {
     "errors": set(),
+    "text": set(),
     "schema": {"errors"},
     "calendars": set(),
     "settings": {"errors", "calendars", "schema", "engine"},

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def test_raw_frames_of_good_bars(scope: Scope) -> None:
     found = named("raw_ohlcv", scope, tuple(c.name for c in schema.RAW_OHLCV.columns))
     assert set(found) == {
         "schema", "timeliness", "rows", "sessions", "instruments", "fields", "listings", "refused_files",
-        "refused_rows", "refused_share", "findings", "profile",
+        "refused_rows", "refused_share", "findings", "conventions", "profile",
     }  # fmt: skip
     assert found["schema"]["stored"].all()
     assert named("raw_ohlcv", scope, ("date", "bid"))["schema"]["stored"].tolist() == [True, False]
@@ -396,10 +397,7 @@ def test_bins_are_compared_with_the_table(scope: Scope) -> None:
     values.tofile(path)
     (provider / "features" / "ccc" / "volume.day.bin").unlink()
     lines, _ = offenders(rules[1], named("qlib_bin", scope)["bins"])
-    assert {(line.instrument, line.sentence.split(",")[0]) for line in lines} == {
-        ("BBB", "field = close"),
-        ("CCC", "field = volume"),
-    }
+    assert {(line.instrument, line.sentence.split(":")[0]) for line in lines} == {("BBB", "close"), ("CCC", "volume")}
     apart = named("qlib_bin", scope)["adjusted"].set_index(["instrument", "field"])["difference"]
     assert apart[("BBB", "close")] > 1e-4
     assert apart.drop([("BBB", "close")]).max() < 1e-6
@@ -490,10 +488,54 @@ def test_price_limits_by_board_and_date() -> None:
     days = np.array(["2020-08-21", "2020-08-24"], "M8[D]")
     codes, when = np.repeat(np.arange(4), 2), np.tile(days, 4)
     band = quality._price_limits(limits, names, codes, when).reshape(4, 2)
+    early = quality._price_limits(limits, names, np.zeros(2, int), np.array(["1996-12-13", "1996-12-16"], "M8[D]"))
+    assert np.isnan(early[0])
+    assert early[1] == 0.1
     assert band.tolist() == [[0.1, 0.1], [0.1, 0.2], [0.2, 0.2], [0.3, 0.3]]
     assert (limits.stale_sessions, settings.quality_for("us").stale_sessions) == (9, 9)
     assert (limits.jump, settings.quality_for("us").jump) == (0.4, 0.3)
     assert settings.quality_for("us").price_limits == ()
+
+
+def test_a_high_or_low_far_out_of_everything_near_it_is_a_spike(scope: Scope) -> None:
+    sessions = scope.sessions()
+    frame = bars(sessions, ("BLK", "SPL", "WIDE", "LOW", "NEW"))
+    day = np.searchsorted(sessions, frame["date"].to_numpy().astype("M8[D]"))
+
+    def at(name: str, where: int) -> pd.Series:
+        return (frame["instrument"] == name) & (day == where)
+
+    # a digit too many: 999 where the bar closes at 728.5
+    frame.loc[at("BLK", 19), ["open", "high", "low", "close"]] = [730.0, 735.0, 720.0, 731.0]
+    frame.loc[at("BLK", 20), ["open", "high", "low", "close"]] = [732.0, 999.0, 722.3, 728.5]
+    # a split that the factor tells: the range before it is on the other scale
+    frame = move(scope, frame, "SPL", 20, 0.25, factor=4.0)
+    # the range of the session before was as wide
+    frame.loc[at("WIDE", 20), "high"] = 15.5
+    frame.loc[at("WIDE", 21), "high"] = 15.8
+    frame.loc[at("LOW", 30), "low"] = 5.0
+    frame.loc[at("NEW", 0), "high"] = 20.0
+    put(scope, schema.RAW_OHLCV, frame)
+    assert failing(scope, "no spike in a bar") == [(0, "NEW"), (20, "BLK"), (30, "LOW")]
+    lines, _ = offenders(
+        next(r for r in rules_for("raw_ohlcv") if r.name == "no spike in a bar"), named("raw_ohlcv", scope)["rows"]
+    )
+    said = {line.instrument: line.sentence for line in lines}
+    assert said["BLK"].startswith("999 lies 35.9% beyond 735, ")
+    assert said["LOW"].startswith("5 lies 6")
+
+
+def test_a_spike_beyond_the_exchanges_limit(tmp_path: Path) -> None:
+    universe = UniverseSettings(source=SyntheticSource(), calendar="XSHG", start=START, end=END, region="cn")
+    settings = Settings(home=tmp_path, universes={"toy": universe})
+    scope = Scope(TableStore(settings.tables), settings, "toy", START, END)
+    frame = bars(scope.sessions(), ("SH600001", "SH600002")).assign(split=None, dividend=None)
+    days = frame["date"].to_numpy().astype("M8[D]")
+    for name, times in (("SH600001", 1.08), ("SH600002", 1.13)):
+        one = (frame["instrument"] == name) & (days == scope.sessions()[30])
+        frame.loc[one, "high"] = frame.loc[one, "high"] * times
+    put(scope, schema.RAW_OHLCV, frame)
+    assert failing(scope, "no spike in a bar") == [(30, "SH600002")]
 
 
 def test_a_price_limit_is_rounded_to_ticks_and_spares_listings(tmp_path: Path) -> None:
@@ -559,6 +601,51 @@ def test_a_table_behind_its_source(scope: Scope) -> None:
     now = datetime(2020, 3, 27, 19, 30, tzinfo=UTC)
     on_time = Scope(scope.store, scope.settings, "toy", START, END, now)
     assert named("raw_ohlcv", on_time)["timeliness"]["behind"].tolist() == [0]
+
+
+def test_sessions_after_the_newest_delivered_one_are_late_and_not_broken(scope: Scope) -> None:
+    sessions = scope.sessions()
+    frame = bars(sessions[:-3])
+    put(scope, schema.RAW_OHLCV, frame[frame["date"] != sessions[10]])
+    assert failing_sessions(scope, "every session has bars") == [sessions[10].item()]
+    assert failing_sessions(scope, "sessions complete") == [sessions[10].item()]
+    late = replace(scope, start=sessions[-2].item())
+    found = named("raw_ohlcv", late)
+    assert found["sessions"].empty
+    (line,) = found["timeliness"].to_dict("records")
+    rule = next(r for r in rules_for("raw_ohlcv") if r.name == "up to date")
+    (said,), _ = offenders(rule, pd.DataFrame([line]))
+    assert f"set the universe's end = {sessions[-4]}" in said.sentence
+    # the newest day was delivered, and every row of it refused: that is no delay
+    names = [f"X{i}" for i in range(6)]
+    rows = pd.DataFrame({"date": sessions[-2].item(), "instrument": names, "source": names, "line": 7, "row": ""})
+    put(scope, schema.QUARANTINE, rows.assign(reason="null_price"))
+    assert failing_sessions(scope, "few rows refused") == [sessions[-2].item()]
+    assert sessions[-2].item() in failing_sessions(scope, "every session has bars")
+
+
+def failing_sessions(scope: Scope, name: str) -> list[date]:
+    rule = next(r for r in rules_for("raw_ohlcv") if r.name == name)
+    frame = named("raw_ohlcv", scope)[rule.frame]
+    return [day.date() for day in frame.loc[violations(rule, frame), "date"]]
+
+
+def test_a_session_that_has_not_closed_is_not_judged(tmp_path: Path) -> None:
+    universe = UniverseSettings(source=SyntheticSource(), calendar="XNYS", start=START)
+    settings = Settings(home=tmp_path, universes={"toy": universe})
+    # half an hour before the close of Friday
+    now = datetime(2020, 3, 27, 19, 30, tzinfo=UTC)
+    scope = Scope(TableStore(settings.tables), settings, "toy", START, END, now)
+    sessions = scope.sessions()
+    assert sessions[-1].item() == date(2020, 3, 26)
+    put(scope, schema.RAW_OHLCV, bars(sessions))
+    found = named("raw_ohlcv", scope)
+    for rule in rules_for("raw_ohlcv"):
+        assert not violations(rule, found[rule.frame]).any(), rule.name
+    assert named("raw_ohlcv", replace(scope, start=date(2020, 3, 27))) == {}
+    at_close = replace(scope, start=date(2020, 3, 27), now=datetime(2020, 3, 27, 20, 0, tzinfo=UTC))
+    assert at_close.sessions().tolist() == [date(2020, 3, 27)]
+    assert at_close.sessions(before=2).tolist() == [date(2020, 3, 25), date(2020, 3, 26), date(2020, 3, 27)]
 
 
 # -- computed again ----------------------------------------------------------------------------------------------------
@@ -654,15 +741,58 @@ def test_drift_is_none_for_the_same_and_large_for_another_distribution() -> None
     rng = np.random.default_rng(1)
     days = np.arange("2020-01-01", "2020-05-01", dtype="M8[D]")
     history = profiles(days[:100], 0, rng)
-    same, moved = (quality.drift(history, profiles(days[100:120], shift, rng)) for shift in (0.0, 1.0))
+    limits = QualitySettings(drift=0.5, drift_shift=0.5)
+
+    def drift(history: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
+        return quality.drift(history, current, limits)
+
+    same, moved = (drift(history, profiles(days[100:120], shift, rng)) for shift in (0.0, 1.0))
     assert same[["column", "date"]].to_numpy().tolist() == [["x", pd.Timestamp(days[119])]]
     assert same["psi"].item() < 0.02
     # both normal with unit variance: the index is about the square of the shift
     assert moved["psi"].item() == pytest.approx(1.0, abs=0.2)
     assert moved["shift"].item() == pytest.approx(1 / 1.349, abs=0.05)
+    assert moved["instruments"].item() == 500
+    assert same["drift"].item() < 0.1
+    # beyond both limits: (1.0 - 9 / 500) / 0.5 and 0.74 / (0.5 + 4 / sqrt(500))
+    assert moved["drift"].item() == pytest.approx(0.741 / (0.5 + 4 / 500**0.5), rel=0.05)
     # 60 sessions before are needed
-    assert quality.drift(history.iloc[:30], profiles(days[30:50], 0, rng)).empty
-    assert quality.drift(pd.DataFrame(), pd.DataFrame(columns=["date", "column", *quality.QUANTILES])).empty
+    assert drift(history.iloc[:30], profiles(days[30:50], 0, rng)).empty
+    assert drift(pd.DataFrame(), pd.DataFrame(columns=["date", "column", *quality.QUANTILES])).empty
+
+
+def test_drift_needs_index_and_shift_beyond_what_so_few_instruments_do_by_chance() -> None:
+    rng = np.random.default_rng(2)
+    days = np.arange("2020-01-01", "2020-06-01", dtype="M8[D]")
+
+    def drifted(instruments: int, scale: float, shift: float) -> bool:
+        def of(days: np.ndarray, values: Callable[[], np.ndarray]) -> pd.DataFrame:
+            return pd.concat([quality.profile(np.full(instruments, d), ["x"], values()) for d in days])
+
+        shape = (instruments, 1)
+        history = of(days[:120], lambda: rng.normal(size=shape))
+        current = of(days[120:140], lambda: shift + scale * rng.normal(size=shape))
+        found = quality.drift(history, current, QualitySettings(drift=2.0))
+        assert found["psi"].item() > 2
+        return bool(found["drift"].item() > 1)
+
+    # everything in one bin: an index of about 6, and a median that stays
+    assert not drifted(300, 0.001, 0.0)
+    assert drifted(300, 1.0, 3.0)
+    # a shift of 2.2 interquartile ranges is more than 300 instruments do by chance, and not more than five
+    assert drifted(300, 0.5, 3.0)
+    assert not drifted(5, 0.5, 3.0)
+    assert drifted(5, 0.5, 9.0)
+
+
+def test_levels_do_not_drift(computed: stages.Platform) -> None:
+    table = "technical_indicators"
+    columns = columns_of(computed, table)
+    scope = Scope(computed.store, computed.settings, "toy", date(2019, 1, 2), date(2019, 12, 31))
+    judged = set(named(table, scope, columns)["drift"]["column"])
+    assert judged == set(columns) - {"universe", "date", "instrument"} - quality.levels(table)
+    assert {"sma_20", "atr_14", "obv_120"} <= quality.levels(table)
+    assert quality.levels("custom_factors") == frozenset()
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------

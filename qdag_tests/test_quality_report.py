@@ -135,6 +135,37 @@ def test_a_page_is_whole_and_loads_nothing(settings: Settings, store: TableStore
     assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S).lower().replace("finance", "")
 
 
+def test_no_text_of_the_data_is_markup(settings: Settings, store: TableStore) -> None:
+    evil = "\"'><script>alert(1)</script>"
+    days = calendar_for(settings.universe("toy")).all[:120]
+    day = days[-1].item()
+    offence = Offence(str(day), *[f"{evil}{n}" for n in range(4)])
+    rule = Rule(f"{evil}r", "raw_ohlcv", "values", "empty", (), f"{evil}m", "rows", asks=f"{evil}a")
+    notice = replace(rule, name=f"{evil}n", notice=True)
+    results = [RuleResult(r, 1, 1, f"{evil}o", (offence,), {day: (1, (offence,))}) for r in (rule, notice)]
+    put(store, quality_table("raw_ohlcv"), outcome(results, "toy", days))
+    matrix = np.random.default_rng(0).normal(size=(len(days) * 30, 1))
+    matrix[-1] = np.nan
+    columns = profile(np.repeat(days, 30), [f"{evil}c"], matrix)
+    for table in ("alpha158", "raw_ohlcv"):
+        put(store, profile_table(table), kept_profile(table, "toy", columns))
+    listed = {"universe": "toy", "date": [day], "instrument": f"{evil}i"}
+    for spec, texts in ((schema.QUARANTINE, ("source", "reason", "row")), (schema.FINDINGS, ("kind", "detail"))):
+        frame = pd.DataFrame({**listed, **{name: f"{evil}{name}" for name in texts}}).assign(
+            line=3, value=0, expected=0
+        )
+        put(store, spec, pa.Table.from_pandas(frame, spec.arrow(), preserve_index=False))
+    html = render(page_of(settings, store, 119))
+    parser = Balanced()
+    parser.feed(html)
+    assert parser.open == []
+    assert "script" not in parser.seen
+    for shown in "rmaonc0123":
+        assert f"&lt;/script&gt;{shown}" in html, shown
+    assert "&lt;/script&gt;reason" in html
+    assert "&lt;/script&gt;detail" in html
+
+
 def test_a_run_writes_its_last_page_and_the_failing_ones(settings: Settings, store: TableStore) -> None:
     days = calendar_for(settings.universe("toy")).all[95:120]
     path = write_pages(settings, store, "toy", days)

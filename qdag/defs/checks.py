@@ -227,15 +227,13 @@ def run_checks(
     spec = stages.table_spec(platform.settings, table)
     columns = [column.name for column in spec.columns] if spec else []
     results: dict[Window, list[RuleResult]] = {}
+    said: dict[Window, dict[Rule, str]] = {}
     for window in windows:
         scope = Scope(platform.store, platform.settings, window.universe, window.start, window.end)
         judged = judge(table, scope, columns)
-        for result in judged.results:
-            if not result.passed:
-                context.log.warning(
-                    f"{table} of {window.universe}: {result.rule.name}: {result.observed}, required "
-                    f"{result.rule.limit}. {result.rule.meaning}"
-                )
+        said[window] = {result.rule: _told(result, scope) for result in judged.results if not result.passed}
+        for told in said[window].values():
+            context.log.warning(f"{table} of {window.universe}: {told}")
         if page := keep(table, platform, scope, judged):
             pages[window] = page
         _hold_back(table, platform, scope, judged)
@@ -244,8 +242,14 @@ def run_checks(
     found = []
     for check in checks:
         mine = {window: [r for r in rules if r.rule.check == check] for window, rules in results.items()}
-        found.append(_check_result(table, check, mine, seconds, pages))
+        found.append(_check_result(table, check, mine, said, seconds, pages))
     return Checked(found, pages)
+
+
+def _told(result: RuleResult, scope: Scope) -> str:
+    """A broken rule for people: the worst line, how many more, where to look; and what to do where the chain stops."""
+    told = result.told(scope.universe, scope.sessions()[-1].item())
+    return f"{told} {result.rule.meaning}" if result.rule.severity == "error" else told
 
 
 def _hold_back(table: str, platform: stages.Platform, scope: Scope, judged: Judged) -> None:
@@ -283,6 +287,7 @@ def _check_result(
     table: str,
     check: str,
     results: Mapping[Window, Sequence[RuleResult]],
+    said: Mapping[Window, Mapping[Rule, str]],
     seconds: float,
     pages: Mapping[Window, Path],
 ) -> dg.AssetCheckResult:
@@ -337,13 +342,12 @@ def _check_result(
         check_name=check,
         passed=not any(failed.values()),
         severity=dg.AssetCheckSeverity.ERROR if check == BLOCKING else dg.AssetCheckSeverity.WARN,
-        description="\n".join(f"{window}: {_said(failed[window], len(results[window]))}" for window in results),
+        description="\n".join(
+            f"{window}: " + ("\n".join(said[window][r.rule] for r in failed[window]) or f"{len(rules)} rules hold")
+            for window, rules in results.items()
+        ),
         metadata=metadata,
     )
-
-
-def _said(failed: Sequence[RuleResult], rules: int) -> str:
-    return "; ".join(f"{r.rule.name}: {r.observed} (required {r.rule.limit})" for r in failed) or f"{rules} rules hold"
 
 
 def _table(records: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:

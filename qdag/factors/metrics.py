@@ -32,8 +32,8 @@ ICIR_MINIMUM = 20
 """Fewest ICs in the trailing window for a ratio."""
 MINIMUM_PAIRS = 3
 """Fewest pairs for ic and rank_ic: two points always correlate perfectly."""
-MINIMUM_QUINTILE_PAIRS = 5
-"""Fewest pairs for long_short: one per quintile."""
+MINIMUM_QUINTILE_PAIRS = 10
+"""Fewest pairs for long_short: two per quintile; a difference of two stocks is no spread of portfolios."""
 
 EQUAL_DEVIATION = 1e-12
 """Up to this standard deviation ICs count as equal: they are at most 1, so this is their rounding, not spread."""
@@ -151,7 +151,7 @@ def factor_metrics(
     - ic, rank_ic: fewer than 3 pairs, or a constant side
     - coverage: a pool without members on the signal session
     - icir, rank_icir: fewer than ``minimum`` ICs in the window, or all equal (standard deviation up to 1e-12)
-    - long_short: fewer than 5 pairs, or an empty top or bottom quintile. With p = (average rank - 1)/(n - 1) the
+    - long_short: fewer than 10 pairs, or an empty top or bottom quintile. With p = (average rank - 1)/(n - 1) the
       bottom quintile is p <= 0.2 and the top is p > 0.8: pandas' ``qcut`` where no factor values are equal; equal
       values always stay together.
 

@@ -30,8 +30,9 @@ def top_factors(
     -------
     DataFrame, one row per factor, best first, equal ones by name, factors without any RankIC last:
     factor, mean_ic, mean_rank_ic, icir and rank_icir (mean / sample std over the whole range, not annualised; NaN
-    with fewer than ``minimum`` ICs or all equal), long_short and coverage (means), dates (those with an ic).
-    Means are over the dates that have a value.
+    with fewer than ``minimum`` ICs or all equal), t (the mean RankIC in its standard errors: forward returns of horizon
+    h overlap, so n / h of n dates count), long_short and coverage (means), dates (those with an ic). Means are over the
+    dates that have a value. The best of many factors has a large ``t`` by chance: 250 without any merit reach 3.
 
     Raises
     ------
@@ -66,6 +67,7 @@ def top_factors(
     for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
         defined = (found["ic_count"] >= max(minimum, 2)) & (found[f"{column}_stddev"] > EQUAL_DEVIATION)
         frame[ratio] = (found[f"{column}_mean"] / found[f"{column}_stddev"]).where(defined, np.nan)
+    frame["t"] = frame["rank_icir"] * np.sqrt(np.maximum(found["ic_count"] / horizon, 1))
     frame["long_short"] = found["long_short_mean"]
     frame["coverage"] = found["coverage_mean"]
     frame["dates"] = found["ic_count"]

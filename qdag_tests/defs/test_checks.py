@@ -31,7 +31,8 @@ GOOD: dict[str, dict[str, dict[str, object]]] = {
     "raw_ohlcv": {
         "rows": {**KEYS, "open": 9.5, "high": 10.5, "low": 9.0, "close": 10.0, "volume": 100.0, "factor": 1.0,
                  "adjusted_return": [np.nan, 0.1, -0.1, 0.2], "move": [np.nan, 0.1, 0.1, 0.2], "jump_limit": 0.4,
-                 "event_limit": 0.4, "factor_step": 1.0, "factor_error": [np.nan, 0, 0, 0.0], "unchanged": 1.0,
+                 "event_limit": 0.4, "spike": [np.nan, 0.1, 0.0, 0.3], "spike_limit": 0.3, "extreme": 10.5,
+                 "around": 10.0, "factor_step": 1.0, "factor_error": [np.nan, 0, 0, 0.0], "unchanged": 1.0,
                  "split": 1.0, "dividend": 0.0, "volume_ratio": [np.nan, 1, 49, 0.1], "vwap": 10.0,
                  "vwap_outside": 0.0},
         "sessions": {**SESSIONS, "refused": 0, "refused_share": 0.0},
@@ -39,6 +40,7 @@ GOOD: dict[str, dict[str, dict[str, object]]] = {
         "listings": {"date": [], "instrument": [], "absent": []},
         "refused_share": {"refused": [1], "files": [20], "share": [0.05]},
         "findings": {"date": [], "instrument": [], "kind": [], "detail": []},
+        "conventions": {"date": [], "instrument": [], "kind": [], "detail": []},
         "instruments": {"instrument": ["AAA", "BBB"], "sessions": [10, 10], "rows": [10, 9], "share": [1.0, 0.9]},
         "refused_files": {"source": [], "reason": []},
         "refused_rows": {"source": [], "line": [], "reason": []},
@@ -49,14 +51,17 @@ GOOD: dict[str, dict[str, dict[str, object]]] = {
         "adjusted": {"instrument": ["AAA", "AAA"], "field": ["close", "volume"], "difference": [0.0, 1e-7]},
         "pool_prices": {"date": DAYS, "pool": "all", "members": 10, "priced": 8, "share": [1.0, 0.9, 0.8, 0.7]},
         "pools": {"pool": ["csi300", "top"], "written": True},
-        "pool_spans": {"pool": "top", "instrument": ["AAA", "AAA"], "apart": True, "stored": True},
-        "pool_sizes": {"date": DAYS, "pool": "top", "members": [8, 12, 10, 9], "share": [0.8, 1.2, 1.0, 0.9]},
+        "pool_spans": {"pool": "top", "instrument": ["AAA", "AAA"], "start": date(2020, 1, 2),
+                       "end": date(2020, 1, 3), "apart": True, "stored": True},
+        "pool_sizes": {"date": DAYS, "pool": "top", "members": [8, 12, 10, 9], "size": 10,
+                       "share": [0.8, 1.2, 1.0, 0.9]},
     },
     "technical_indicators": {
         "rows": KEYS,
         "bounds": {**KEYS, "column": "rsi_14", "low": 0.0, "high": 100.0, "value": [np.nan, 9, 9, 9], "within": True},
         "recomputed": {**KEYS, "column": "sma_5", "stored": 1.0, "expected": 1.0, "difference": [0, 0.1, 1.0, 0.5]},
-        "drift": {"date": DAYS[3], "column": ["rsi_14", "sma_5"], "psi": [0.1, 3.0], "shift": 0.1},
+        "drift": {"date": DAYS[3], "column": ["rsi_14", "sma_5"], "psi": [0.1, 3.0], "shift": 0.1,
+                  "instruments": 20.0, "drift": [0.1, 1.0]},
         "sessions": SESSIONS,
         "columns": {"column": ["rsi_14", "sma_5"], "rows": [9, 9], "null_share": [0.3, 0.0], "infinite_share": 0.0},
     },
@@ -65,18 +70,19 @@ GOOD: dict[str, dict[str, dict[str, object]]] = {
         "bounds": {**KEYS, "column": "label_1", "low": -0.9, "high": 3.0, "value": 0.1, "within": True},
         "recomputed": {**KEYS, "column": "label_1", "stored": 0.1, "expected": 0.1, "difference": [0, 0, 0.0, 1.0]},
         "sessions": SESSIONS,
-        "horizons": {"label": ["label_1", "label_20"], "known_null_share": [0.2, np.nan], "too_early": 0},
+        "horizons": {"label": ["label_1", "label_20"], "known_rows": 9, "known_null_share": [0.2, np.nan],
+                     "too_early": 0},
     },
     "factor_metrics": {
         "rows": {"date": DAYS, "pool": "all", "horizon": 1, "factor": list("abcd"), "ic": [1.0, -1.0, 0.1, np.nan],
                  "rank_ic": 0.1, "coverage": [0.0, 1.0, 0.9, 0.8], "signal_date": DAYS - pd.Timedelta(days=1)},
         "sessions": SESSIONS,
-        "factors": {"factor": ["a", "b"], "coverage": [1.0, 0.5]},
+        "factors": {"pool": "all", "factor": ["a", "b"], "coverage": [1.0, 0.5]},
     },
     "predictions": {
         "rows": {**KEYS, "score": [0.1, 0.2, -0.1, 1e30], "trained_on": DAYS - pd.Timedelta(days=1)},
         "sessions": SESSIONS,
-        "scores": {"date": DAYS, "distinct": [2, 3, 4, 5]},
+        "scores": {"date": DAYS, "rows": 5, "distinct": [2, 3, 4, 5]},
     },
 }  # fmt: skip
 for frames_of_table in GOOD.values():
@@ -142,6 +148,33 @@ def test_rule_passes_on_good_lines_and_fails_on_a_broken_one(rule: Rule) -> None
     if "date" in frame:
         assert frame["date"].iloc[-1].date() in result.dates
     assert result.observed
+    said = result.told("toy", date(2020, 1, 31))
+    assert said.startswith(" on ".join(w for w in (result.offenders[0].instrument, result.offenders[0].date) if w))
+    assert len(result.offenders[0].sentence) > 5, said
+    assert f"({rule.name}). See `qdag " in said
+    assert "-u toy" in said
+    assert "{" not in said
+    assert "nan" not in said.replace("finance", "") or rule.kind == "not_null"
+
+
+def test_a_broken_rule_is_told_as_a_sentence_with_its_worst_line_and_where_to_look() -> None:
+    rule = next(r for r in rules_for("raw_ohlcv") if r.name == "no jump without an event")
+    frame = pd.concat([good(rule)] * 2, ignore_index=True)
+    frame.loc[[2, 5], ["adjusted_return", "move"]] = [[-0.5, 0.5], [0.9, 0.9]]
+    (result,) = evaluate([rule], frame)
+    assert result.told("us", date(2020, 1, 31)) == (
+        "BBB on 2020-01-07: moved +90.0% without an event, limit 40.0%; 1 more of 8 (no jump without an event). "
+        "See `qdag report -u us --date 2020-01-07`."
+    )
+    drift = next(r for r in rules_for("technical_indicators", FEATURE_COLUMNS) if r.check == "drift")
+    line = {"date": DAYS[3], "column": "rsi_14", "psi": 3.53, "shift": 2.2, "instruments": 20.0, "drift": 1.2}
+    (result,) = evaluate([drift], pd.DataFrame([line]))
+    assert result.told("us", date(2020, 1, 31)).startswith(
+        "rsi_14 on 2020-01-09: stability index 3.53 against the year before, median moved by +2.20 interquartile "
+        "ranges, over 20 instruments (distribution as in the year before). See"
+    )
+    (result,) = evaluate([replace(rule, columns=("absent", "move"))], frame)
+    assert result.told("us", date(2020, 1, 31)).startswith("no column absent; 7 more of 8 (no jump")
 
 
 def test_counts_equal_plain_pandas_on_random_bars() -> None:
@@ -155,6 +188,10 @@ def test_counts_equal_plain_pandas_on_random_bars() -> None:
         move=rng.choice([0.0, np.inf, np.nan, 2.0], n),
         jump_limit=0.4,
         event_limit=0.1,
+        spike=rng.choice([0.0, 0.5, np.nan], n),
+        spike_limit=0.3,
+        extreme=1.0,
+        around=1.0,
         adjusted_return=0.0,
         factor_step=1.0,
         factor_error=rng.choice([0.0, 1.0, np.nan], n),
@@ -341,7 +378,7 @@ def test_a_structural_failure_stops_what_follows(platform: stages.Platform) -> N
     assert len(platform.store.sessions(profile_table("raw_ohlcv").name, "toy")) == 21
     said = str(found["structure"].description)
     assert said.startswith("toy 2020-01-02 .. 2020-01-31: ")
-    assert "high not below low: 2 of 42" in said
+    assert "BBB on 2020-01-06: high = 8, low = 9; 1 more of 42 (high not below low). See `qdag report -u toy" in said
     assert found["completeness"].description == "toy 2020-01-02 .. 2020-01-31: 6 rules hold"
     assert (metadata["universe"].value, metadata["window"].value) == ("toy", "2020-01-02 .. 2020-01-31")
 

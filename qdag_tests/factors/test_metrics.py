@@ -71,7 +71,7 @@ def reference(features, labels, pool, start: int, stop: int, window: int, minimu
                 if len(a) >= 3 and len(set(a)) > 1 and len(set(b)) > 1:
                     row["ic"] = stats.pearsonr(a, b)[0]
                     row["rank_ic"] = stats.spearmanr(a, b)[0]
-                if len(a) >= 5:
+                if len(a) >= 10:
                     place = stats.rankdata(a) - 1
                     low, high = b[5 * place <= len(a) - 1], b[5 * place > 4 * (len(a) - 1)]
                     if len(low) and len(high):
@@ -191,14 +191,27 @@ def test_hand_computed_section_and_its_date() -> None:
     row = table[0]
     assert (row["date"], row["signal_date"]) == (day(4), day(2))
     assert row["rank_ic"] == pytest.approx(1 - 6 * 2 / (6 * 35))
-    # edges of the quintiles are 2 and 5: bottom {1, 2}, top {6}
-    assert row["long_short"] == pytest.approx(0.5 - 0.15, rel=1e-6)
+    # one stock is no portfolio
+    assert row["long_short"] is None
     assert (row["n"], row["coverage"], row["icir"], row["icir_n"]) == (6, 1.0, None, 1)
     others = run({"t.x": x}, {1: y}, np.ones((6, 6), bool), 0, 6).to_pylist()
     # two sessions at the beginning have no signal session; days without any value have a row of nulls
     assert [r["date"] for r in others] == [day(p) for p in range(2, 6)]
     assert [r["ic"] is None for r in others] == [True, True, False, True]
     assert [r["coverage"] for r in others] == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_the_spread_of_quintiles_of_two_by_hand() -> None:
+    x, y = (np.full((10, 3), np.nan, np.float32) for _ in range(2))
+    x[:, 0] = np.arange(1, 11)
+    y[:, 0] = [0.1, 0.2, 9, 9, 9, 9, 9, 9, 0.4, 0.7]
+    everybody = np.ones((10, 3), bool)
+    (row,) = run({"t.x": x}, {1: y}, everybody, 2, 3).to_pylist()
+    # p = (rank - 1) / 9: the bottom quintile is {1, 2}, the top {9, 10}
+    assert row["long_short"] == pytest.approx(0.55 - 0.15, rel=1e-6)
+    x[4, 0] = np.nan
+    (row,) = run({"t.x": x}, {1: y}, everybody, 2, 3).to_pylist()
+    assert (row["n"], row["long_short"]) == (9, None)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ def test_ranked_by_absolute_rank_ic(metrics: pa.Table) -> None:
         assert row.icir == pytest.approx(own["ic"].mean() / own["ic"].std(), rel=1e-9)
         assert row.rank_icir == pytest.approx(own["rank_ic"].mean() / own["rank_ic"].std(), rel=1e-9)
         assert row.long_short == pytest.approx(own["long_short"].mean(), rel=1e-12)
+        # forward returns of five sessions overlap: a fifth of the dates counts
+        standard_error = own["rank_ic"].std() / np.sqrt(own["rank_ic"].count() / 5)
+        assert row.t == pytest.approx(own["rank_ic"].mean() / standard_error, rel=1e-9)
         assert (row.coverage, row.dates) == (1.0, own["ic"].count())
     same, none = frame.iloc[0], frame.iloc[4]
     assert same["mean_rank_ic"] == 1.0
