@@ -11,7 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent / "docs" / "benchmarks.md"
-NAMES = ("alpha158", "scale", "ingest", "qlib_bin", "quality", "overhead", "factor_metrics", "bookkeeping")
+NAMES = ("alpha158", "scale", "ingest", "qlib_bin", "quality", "overhead", "factor_metrics", "bookkeeping", "days",
+         "attack_loop", "power_cut")  # fmt: skip
 
 
 def main() -> int:

@@ -680,16 +680,16 @@ class Loop:
             self.report.failures.append(f"{len(wrong)} files are not those of one build, first {wrong[0]}")
 
 
-def plain(platform: Any, name: str) -> Any:
-    """A table without what depends on the way it was filled: versions, and refused files, which are dated by the
-    window that was asked for. NaN and null are the same."""
+def plain(platform: Any, name: str, universe: str = UNIVERSE) -> Any:
+    """A table without what depends on the way it was filled: versions, commits, and refused files, which are dated by
+    the window that was asked for. NaN and null are the same."""
     import pyarrow.compute as pc
 
-    rows = platform.store.read(name, UNIVERSE)
+    rows = platform.store.read(name, universe)
     if name == "quarantine":
         rows = rows.filter(pc.field("line") > 0)
     if name == "lineage":
-        rows = rows.drop(["version"])
+        rows = rows.drop(["version", "commit"])
     return rows
 
 
