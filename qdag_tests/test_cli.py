@@ -61,6 +61,7 @@ def test_the_whole_chain_in_one_command(folder, materialized):
         "dagster",
         "definitions",
         "mlflow",
+        "models",
         "qlib",
         "reports",
         "tables",
