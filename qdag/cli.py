@@ -18,10 +18,10 @@ from qdag.terminal import (
     Day,
     Universe,
     failures,
-    frame_table,
     launch,
     open_settings,
     screen,
+    show_frame,
     stages_table,
     universe_name,
 )
@@ -50,6 +50,7 @@ app.command()(backfill)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(data_app, name="data")
 SHOWN_FINDINGS = 50
+SHOWN_SYMBOLS = 5
 
 Months = Annotated[int, typer.Option(min=0, help="train at the last so many month ends of the range")]
 
@@ -162,15 +163,26 @@ def show(
     version: Annotated[int | None, typer.Option(min=0, help="an older version of the table")] = None,
     config: Config = None,
 ) -> None:
-    """A look at the newest values of a table."""
+    """A look at the newest rows of a table; of factor_metrics the newest date's best factors."""
     settings = open_settings(config)
     from qdag.stages import Platform, look
 
+    platform, name, console = Platform.open(settings), universe_name(settings, universe), screen()
     first, last = (start.date() if start else None), (end.date() if end else None)
+    plain = (start, end, instruments, columns, version) == (None,) * 5
+    if table == "factor_metrics" and plain:
+        from qdag.views import metrics_of_a_day
+
+        day, best = metrics_of_a_day(platform, name, rows=rows)
+        horizon = settings.training_for(name).horizon
+        console.print(f"{name}, {day}, horizon {horizon}, pool all: the largest |RankIC| first")
+        show_frame(console, best)
+        console.print("over all dates, other horizons and pools: qdag top; single rows: --start, --end, --columns")
+        return
     frame = look(
-        Platform.open(settings),
+        platform,
         table,
-        universe_name(settings, universe),
+        name,
         first,
         last,
         instruments.split(",") if instruments else None,
@@ -178,16 +190,57 @@ def show(
         rows,
         version,
     )
-    import pandas as pd
+    show_frame(console, frame, every_column=columns is not None)
 
-    with pd.option_context("display.width", screen().width, "display.max_rows", rows, "display.max_columns", 12):
-        typer.echo(str(frame))
+
+@app.command()
+def top(
+    universe: Universe = None,
+    horizon: Annotated[int | None, typer.Option("--horizon", "-h", min=1, help="default: that of training")] = None,
+    pool: Annotated[str, typer.Option(help="membership list that is judged")] = "all",
+    table: Annotated[str | None, typer.Option(help="only factors of this feature table")] = None,
+    start: Day = None,
+    end: Day = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=10_000)] = 20,
+    config: Config = None,
+) -> None:
+    """The best factors by |mean RankIC| over the stored dates."""
+    settings = open_settings(config)
+    from qdag.stages import Platform
+    from qdag.views import leaderboard
+
+    name = universe_name(settings, universe)
+    first, last = (start.date() if start else None), (end.date() if end else None)
+    best = leaderboard(Platform.open(settings), name, horizon, pool, first, last, rows, table)
+    console = screen()
+    shown = horizon or settings.training_for(name).horizon
+    console.print(f"{name}, horizon {shown}, pool {pool}: the largest |mean RankIC| first")
+    show_frame(console, best)
+
+
+@app.command("models")
+def list_models(
+    universe: Universe = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=10_000)] = 20,
+    config: Config = None,
+) -> None:
+    """Registered models, the newest first, with their IC on the validation and the test sessions."""
+    settings = open_settings(config)
+    from qdag.models.tracking import model_name
+    from qdag.stages import Platform
+    from qdag.views import models
+
+    name, console = universe_name(settings, universe), screen()
+    found = models(Platform.open(settings), name)
+    console.print(f"{model_name(name)}, {len(found)} versions; {settings.mlflow.ui_url}/#/models/{model_name(name)}")
+    show_frame(console, found.head(rows))
 
 
 @app.command()
 def pools(
     universe: Universe = None,
     day: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="members on one session")] = None,
+    unmatched: Annotated[bool, typer.Option("--unmatched", help="name all members that the universe lacks")] = False,
     config: Config = None,
 ) -> None:
     """Members of every pool year by year, or on one date; and the listed members that the universe does not hold."""
@@ -196,11 +249,13 @@ def pools(
 
     console = screen()
     report = pool_report(Platform.open(settings), universe_name(settings, universe), day.date() if day else None)
-    console.print(frame_table(report.summary))
-    console.print(frame_table(report.counts))
+    show_frame(console, report.summary)
+    show_frame(console, report.counts)
     for heading, symbols in report.lists.items():
-        text = f"\n{heading} ({len(symbols)}): {', '.join(symbols) or 'none'}"
-        console.print(text)
+        named = symbols if unmatched or day else symbols[:SHOWN_SYMBOLS]
+        more = len(symbols) - len(named)
+        rest = f" and {more:,} more: --unmatched names them" if more else ""
+        console.print(f"\n{heading} ({len(symbols)}): {', '.join(named) or 'none'}{rest}")
 
 
 @app.command()
@@ -297,7 +352,7 @@ def _summary(console: "Console", settings: "Settings", universe: str, outcome: "
     horizon = settings.training_for(universe).horizon
     best = best_factors(Platform.open(settings), universe, horizon)
     console.print(f"\nTop factors by |mean RankIC|, horizon {horizon}:")
-    console.print(frame_table(best))
+    show_frame(console, best)
     model = outcome.assets.get("trained_model", {})
     console.print(f"\nModel {model.get('model')}, trained on {model.get('training_date')}, {model.get('mlflow_run')}")
     for segment in ("valid", "test"):

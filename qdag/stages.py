@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from qdag import __version__, schema
 from qdag.engine import Panel, compute_blocks, plan
-from qdag.errors import MissingDataError, SessionError, unknown
+from qdag.errors import MissingDataError, SessionError, UnknownNameError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
 from qdag.schema import ENGINE_FIELDS, INDUSTRY
@@ -54,6 +54,8 @@ MONTH_SESSIONS = 23
 """Most sessions of a month."""
 POOL = "all"
 LEADING = "leading_rank_ic"
+MAY_BE_EMPTY = ("quarantine", "findings")
+"""Tables without a row where nothing was refused or noticed."""
 
 
 def _silent(stage: str, done: int, total: int, rows: int) -> None:
@@ -143,6 +145,7 @@ class _Counter:
     instruments: set[str] = field(default_factory=set)
     rows_of: Counter[date] = field(default_factory=Counter)
     missing_of: Counter[date] = field(default_factory=Counter)
+    missing_in: Counter[str] = field(default_factory=Counter)
     preview: pa.Table | None = None
 
     def watch(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -150,30 +153,40 @@ class _Counter:
             self.rows += batch.num_rows
             missing = np.zeros(batch.num_rows, np.int64)
             for name in self.values:
-                missing += pc.is_null(batch[name], nan_is_null=True).to_numpy(zero_copy_only=False)
+                gaps = pc.is_null(batch[name], nan_is_null=True).to_numpy(zero_copy_only=False)
+                self.missing_in[name] += int(np.count_nonzero(gaps))
+                missing += gaps
             self.missing += int(missing.sum())
             if "instrument" in batch.schema.names:
                 self.instruments.update(pc.unique(batch["instrument"]).to_pylist())
             days, at = np.unique(batch["date"].to_numpy(zero_copy_only=False), return_inverse=True)
-            for day, rows, gaps in zip(days.tolist(), np.bincount(at), np.bincount(at, missing), strict=True):
+            for day, rows, cells in zip(days.tolist(), np.bincount(at), np.bincount(at, missing), strict=True):
                 self.rows_of[day] += int(rows)
-                self.missing_of[day] += int(gaps)
+                self.missing_of[day] += int(cells)
             if batch.num_rows:
                 self.preview = pa.Table.from_batches([batch.slice(max(0, batch.num_rows - PREVIEW_ROWS))])
             yield batch
 
     @property
+    def empty(self) -> tuple[str, ...]:
+        """Columns without any value, such as those that a vendor does not deliver; they count in no share."""
+        return tuple(name for name in self.values if self.rows and self.missing_in[name] == self.rows)
+
+    @property
     def nan_share(self) -> float:
-        cells = self.rows * len(self.values)
-        return self.missing / cells if cells else 0.0
+        return self._share(self.missing, self.rows)
 
     @property
     def by_session(self) -> dict[date, dict[str, int | float]]:
-        columns = max(1, len(self.values))
         return {
-            day: {"rows": rows, "nan_share": self.missing_of[day] / (rows * columns)}
+            day: {"rows": rows, "nan_share": self._share(self.missing_of[day], rows)}
             for day, rows in sorted(self.rows_of.items())
         }
+
+    def _share(self, missing: int, rows: int) -> float:
+        empty = len(self.empty)
+        cells = rows * (len(self.values) - empty)
+        return (missing - rows * empty) / cells if cells else 0.0
 
 
 def window_sessions(platform: Platform, universe: str, start: date, end: date) -> np.ndarray:
@@ -236,7 +249,7 @@ def _result(
         seconds=meter.seconds,
         peak_mib=meter.peak_mib,
         preview=counter.preview,
-        extra=extra,
+        extra=extra | ({"columns_without_values": _some(counter.empty)} if counter.empty else {}),
         by_session=counter.by_session,
     )
 
@@ -665,7 +678,7 @@ def raw_ohlcv(
     if delivery.findings.num_rows:
         shown = delivery.findings.slice(0, PREVIEW_ROWS).select(["date", "instrument", "kind", "detail"])
         extra["first_findings"] = _rows(shown.column_names, zip(*shown.to_pydict().values(), strict=True))
-    return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=extra)
+    return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=result.extra | extra)
 
 
 def _reading(spec: UniverseSettings) -> str:
@@ -1345,20 +1358,52 @@ def look(
     rows: int,
     version: int | None = None,
 ) -> "pd.DataFrame":
-    """The newest rows of a table between two days, as a frame; of an older version where one is given."""
+    """The newest rows of a table between two days, as a frame; of an older version where one is given.
+
+    Raises
+    ------
+    UnknownNameError
+        No stage of these settings writes a table of that name, and none is stored.
+    MissingDataError
+        It holds nothing for the universe and the days.
+    SessionError
+        The days are reversed.
+    """
     store = platform.store
+    if start is not None and end is not None and end < start:
+        raise SessionError(f"start {start} is after end {end}; give the earlier day first")
     if not store.exists(table):
-        raise unknown("table", table, store.names())
+        raise _not_stored(platform.settings, table, store.names())
     if start is None:
         sessions = store.sessions(table, universe, version)
         sessions = sessions[sessions <= np.datetime64(end)] if end else sessions
+        if not len(sessions) and table in MAY_BE_EMPTY and len(stored_sessions(platform, "raw_ohlcv", universe)):
+            return store.read(table, universe, version=version).to_pandas()
         if not len(sessions):
-            raise MissingDataError(f"table {table!r} holds nothing for universe {universe!r}; materialize it first")
+            until = f" up to {end}" if end else ""
+            raise MissingDataError(f"table {table!r} holds nothing for universe {universe!r}{until}{_whence(table)}")
         start = sessions[-min(rows, len(sessions))].item()
     keys = [c for c in ("date", "instrument", "pool", "horizon", "factor") if c in store.columns(table, version)]
     wanted = list(dict.fromkeys([*keys, *columns])) if columns else None
     found = store.read(table, universe, start, end, instruments, wanted, version)
     return found.slice(max(0, found.num_rows - rows)).to_pandas()
+
+
+def _not_stored(settings: Settings, table: str, stored: Iterable[str]) -> MissingDataError | UnknownNameError:
+    """Why a table cannot be shown: it is no table at all, or nothing has been written to it yet."""
+    if table == "trained_model":
+        return MissingDataError("models are in MLflow, not in a table; `qdag models` lists them")
+    if table == "qlib_bin":
+        return MissingDataError("qlib_bin is a Qlib directory, not a table; `qdag verify-bin` reads it, D.features too")
+    known = {*asset_names(settings), *schema.TABLES, *stored} - {"trained_model", "qlib_bin"}
+    if table not in known:
+        return unknown("table", table, known)
+    return MissingDataError(f"table {table!r} holds nothing yet{_whence(table)}")
+
+
+def _whence(table: str) -> str:
+    """What brings rows into a table, for the end of a message that it has none."""
+    return f"; materialize {'raw_ohlcv' if table in (*MAY_BE_EMPTY, 'deliveries', 'lineage') else table} first"
 
 
 @dataclass(frozen=True)
@@ -1418,8 +1463,9 @@ def pool_report(platform: Platform, universe: str, day: date | None = None) -> P
 
 def summary(result: StageResult) -> str:
     """One line for a log."""
+    instruments = f"{result.instruments} instruments, " if result.instruments else ""
     return (
-        f"{result.table} of {result.universe}: {result.rows:,} rows, {result.instruments} instruments, "
+        f"{result.table} of {result.universe}: {result.rows:,} rows, {instruments}"
         f"{result.sessions} sessions, {result.nan_share:.2%} missing, {result.seconds:.2f} s"
     )
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from qdag.settings import Settings
 
 FAILED, BAD_INPUT = 1, 2
+UNITS = {"raw_ohlcv": "steps", "factor_metrics": "factors", "trained_model": "models"}
+"""What the progress of a stage counts, where it is not sessions."""
 
 Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
 Universe = Annotated[
@@ -62,7 +64,6 @@ def launch(
 ) -> "Launched":
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
@@ -72,14 +73,14 @@ def launch(
     with Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
         TextColumn("{task.fields[rows]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[memory]}"),
         console=console,
     ) as progress:
-        loading = progress.add_task("loading", total=1, rows="", memory="")
+        loading = progress.add_task("loading", total=1, unit="", rows="", memory="")
         _quiet()
         from qdag.defs.launch import launch
 
@@ -102,7 +103,8 @@ def _reporter(progress: Any) -> Callable[[str, int, int, int], None]:
 
     def report(stage: str, done: int, total: int, rows: int) -> None:
         if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=total, rows="", memory="")
+            unit = UNITS.get(stage, "sessions")
+            tasks[stage] = progress.add_task(stage, total=total, unit=unit, rows="", memory="")
         told = {"rows": f"{rows:,} rows" if rows else "", "memory": f"{memory_mib():,.0f} MiB"}
         progress.update(tasks[stage], completed=done, total=total, **told)
 
@@ -110,27 +112,41 @@ def _reporter(progress: Any) -> Callable[[str, int, int, int], None]:
 
 
 def stages_table(console: "Console", outcome: "Launched") -> None:
-    from rich.table import Table
-
-    table = Table(
-        "asset", "rows", "instruments", "sessions", "NaN share", "seconds", "peak MiB", box=None, pad_edge=False
-    )
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    """What each asset wrote and what it took, where the rest of the time went, and what there is to know of it."""
+    numbers = ("rows", "instruments", "sessions", "empty cells", "compute s", "checks s", "peak MiB")
+    table = plain_table("asset", *numbers, right=numbers)
+    computing = checking = 0.0
     for name, seen in outcome.assets.items():
+        computing += seen.get("seconds", 0.0)
+        checking += seen.get("check_seconds", 0.0)
         table.add_row(
             name,
             f"{next((seen[k] for k in ('rows', 'training_rows') if k in seen), 0):,}",
             str(seen.get("instruments", seen.get("training_instruments", ""))),
             str(seen.get("sessions", "")),
             f"{seen['window_nan_share']:.2%}" if "window_nan_share" in seen else "",
-            f"{seen.get('seconds', 0.0):.2f}",
+            f"{seen.get('seconds', 0.0):.1f}",
+            f"{seen.get('check_seconds', 0.0):.1f}",
             f"{seen.get('peak_mib', 0.0):,.0f}",
         )
     console.print(table)
+    rest = max(0.0, outcome.seconds - computing - checking)
     passed = sum(check.passed for check in outcome.checks)
-    console.print(f"checks: {passed} of {len(outcome.checks)} passed")
+    told = f"; checks: {passed} of {len(outcome.checks)} passed" if outcome.checks else ""
+    console.print(
+        f"{outcome.seconds:.0f} s: {computing:.0f} s computing, {checking:.0f} s checks, {rest:.0f} s starting and "
+        f"recording{told}"
+    )
+    for name, seen in outcome.assets.items():
+        if "columns_without_values" in seen:
+            console.print(f"  {name}: nothing in the columns {seen['columns_without_values']}")
+        for key, what in (("sessions_without_model", "model before them"), ("sessions_without_features", "features")):
+            if seen.get(key):
+                console.print(f"  {name}: {seen[key]:,} sessions have no {what} and no scores")
+        if "note" in seen:
+            console.print(f"  {name}: {seen['note']}")
+    for note in outcome.notes:
+        console.print(f"  {note}")
 
 
 def failures(console: "Console", outcome: "Launched") -> None:
@@ -151,11 +167,40 @@ def plain_table(*headings: str, right: Sequence[str] = (), title: str | None = N
     return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
 
 
-def frame_table(frame: Any) -> "Table":
-    from rich.table import Table
+def show_frame(console: "Console", frame: Any, every_column: bool = False) -> None:
+    """Print a frame: numbers to the right in short, nothing where a value is missing, and the columns that fit.
 
-    table = Table(*map(str, frame.columns), box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    return table
+    every_column : print those that do not fit below, beside the first column again
+    """
+    names = [str(name) for name in frame.columns]
+    cells = [[_cell(value) for value in frame[name]] for name in frame.columns]
+    widths = [2 + max([len(name), *map(len, column)]) for name, column in zip(names, cells, strict=True)]
+    numeric = [name for name in names if frame[name].dtype.kind in "fiu"]
+    done = 0
+    while done < len(names):
+        shown = [0] if done else []
+        while done < len(names) and (len(shown) < 2 or sum(widths[i] for i in [*shown, done]) - 2 <= console.width):
+            shown.append(done)
+            done += 1
+        table = plain_table(*(names[i] for i in shown), right=numeric)
+        for column in table.columns:
+            column.no_wrap = True
+        for row in zip(*(cells[i] for i in shown), strict=True):
+            table.add_row(*row)
+        console.print(table)
+        if not every_column:
+            break
+    if not len(frame):
+        console.print("no rows")
+    if done < len(names):
+        console.print(f"and {len(names) - done} more columns, from {names[done]} to {names[-1]}")
+
+
+def _cell(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or value != value:  # NaN and NaT
+        return ""
+    if isinstance(value, float):
+        size = abs(value)
+        return f"{value:,.0f}" if size >= 10_000 else f"{value:.4f}" if size >= 0.001 or not value else f"{value:.1e}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

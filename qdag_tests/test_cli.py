@@ -1,6 +1,7 @@
 """The command as a person uses it, in processes of its own, on a small data home."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import date
@@ -82,6 +83,22 @@ def test_status_and_show_read_it_back(folder, materialized):
     shown = _qdag(folder, "show", "labels", "--rows", "5")
     assert shown.returncode == 0, shown.stderr
     assert "label_5" in shown.stdout
+    best = _qdag(folder, "show", "factor_metrics", "--rows", "3")
+    assert best.stdout.startswith("toy, 2019-12-31, horizon 1, pool all")
+    assert len(best.stdout.splitlines()) == 6
+    assert "alpha158." in _qdag(folder, "top", "-h", "5", "-n", "3").stdout
+    listed = _qdag(folder, "models")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[:3] for line in listed.stdout.splitlines()[2:]] == [
+        ["2", "2019-12-31", "yes"],
+        ["1", "2019-11-29", listed.stdout.splitlines()[3].split()[2]],
+    ]
+
+
+def test_time_is_told_by_what_it_went_to_and_nothing_else_is_printed(materialized):
+    assert re.search(r"\d+ s: \d+ s computing, \d+ s checks, \d+ s starting and recording", materialized.stdout)
+    assert "factors" in materialized.stdout
+    assert "egistered model" not in materialized.stdout + materialized.stderr
 
 
 @pytest.mark.parametrize(
@@ -92,6 +109,12 @@ def test_status_and_show_read_it_back(folder, materialized):
         (("materialize", "--start", "2019-02-01", "--end", "2019-01-01"), "is after end"),
         (("materialize", "--start", "2021-02-01"), "has no session"),
         (("show", "labelz"), "did you mean 'labels'"),
+        (("show", "labels", "--start", "2019-02-01", "--end", "2019-01-01"), "give the earlier day first"),
+        (("show", "trained_model"), "`qdag models` lists them"),
+        (
+            ("materialize", "trained_model", "--start", "2019-11-04", "--end", "2019-11-20"),
+            "2019-11-04 .. 2019-11-20 has none; ask with --end 2019-11-29 or --start 2019-10-31",
+        ),
         (("status", "--config", "none.toml"), "does not exist; create it, or correct --config"),
         (("explain", "$clos/$open"), "unknown field '$clos'; did you mean '$close'"),
         (("settings", "horizn"), "did you mean 'horizons'"),

@@ -33,6 +33,7 @@ ROOMS["lineage"] = {"errors", "schema", "store"}
 DOMAIN = set(ROOMS) | {"__init__"}
 ROOMS["stages"] = DOMAIN
 ROOMS["refresh"] = DOMAIN | {"stages"}
+ROOMS["views"] = DOMAIN | {"stages"}
 ROOMS["home"] = {"errors", "settings"}
 ROOMS["settings_reference"] = {"settings"}
 ROOMS["server"] = {"errors", "settings", "home", "models"}
@@ -52,7 +53,7 @@ ROOMS["alerts_cli"] = ROOMS["features_cli"] | {"alerts"}
 ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh"}
 ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "server", "doctor", "terminal"}
 ROOMS["cli"] |= {"settings_cli", "features_cli", "data_cli", "alerts_cli", "automation_cli"}
-ROOMS["cli"] |= {"status"}
+ROOMS["cli"] |= {"status", "views"}
 ROOMS["__main__"] = {"cli"}
 
 ONLY_IN = {

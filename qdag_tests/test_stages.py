@@ -8,8 +8,9 @@ import pytest
 
 from qdag import stages
 from qdag.errors import MissingDataError, SessionError
-from qdag.settings import Settings, SyntheticSource, UniverseSettings
+from qdag.settings import Settings, SyntheticSource, UniverseSettings, settings_from
 from qdag.stages import Platform
+from qdag_tests.vendor_files import days_of, write_custom
 
 START, END = date(2018, 1, 2), date(2018, 12, 31)
 TABLES = (
@@ -217,3 +218,21 @@ def test_code_version_follows_the_expressions(tmp_path):
     changed = settings.model_copy(update={"custom_factors": {"gap": "$open/Ref($close, 2) - 1"}})
     assert stages.code_version(changed, "custom_factors") != text
     assert stages.code_version(changed, "alpha158") == stages.code_version(settings, "alpha158")
+
+
+def test_columns_that_a_vendor_does_not_deliver_count_as_no_gaps(tmp_path):
+    days = days_of("XNYS", date(2021, 1, 4), date(2021, 1, 29))
+    folder = write_custom(tmp_path / "x", ["A", "B"], days, "%Y-%m-%d", "i,d,o,h,l,c,v")
+    columns = {"instrument": "i", "date": "d", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
+    universe = {
+        "calendar": "XNYS",
+        "start": days[0],
+        "end": days[-1],
+        "source": {"kind": "files", "path": folder, "profile": "custom", "columns": columns},
+    }
+    platform = Platform.open(settings_from({"home": tmp_path / "home", "universes": {"x": universe}}))
+    result = stages.raw_ohlcv(platform, "x", days[0], days[-1])
+    assert result.rows == 2 * len(days)
+    assert result.nan_share == 0
+    assert result.extra["columns_without_values"] == "amount, split, dividend"
+    assert {told["nan_share"] for told in result.by_session.values()} == {0}

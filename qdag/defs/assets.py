@@ -87,13 +87,15 @@ def _asset(
             return result
 
         done, failed = _each(run_windows(context.run.tags, settings.universes), compute)
+        began = time.perf_counter()
         judged = run_checks(name, platform, list(done), context) if done else Checked([], {})
+        check_seconds = round(time.perf_counter() - began, 3)
         if failed:
             for window, error in failed.items():
                 context.log.error(f"{window}: {error}")
             raise next(iter(failed.values()))
         for window, result in done.items():
-            _tell(context, platform, window, result, page_of(judged, window))
+            _tell(context, platform, window, result, page_of(judged, window) | {"check_seconds": check_seconds})
         return dg.MaterializeResult(check_results=judged.results)
 
     return run

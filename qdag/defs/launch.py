@@ -1,6 +1,7 @@
 """Runs of the chain in this process, recorded by Dagster like any other: what `qdag materialize` does."""
 
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -34,13 +35,18 @@ class Checked:
 
 @dataclass
 class Launched:
-    """Outcome of the runs: per asset its metadata, the checks, and the first error of a failed run."""
+    """Outcome of the runs: per asset its metadata, the checks, the first error of a failed run, and what to know.
+
+    ``seconds`` is what the runs took in all: computing, checks, and Dagster's records.
+    """
 
     success: bool = True
     runs: list[str] = field(default_factory=list)
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[Checked] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def launch(
@@ -61,6 +67,13 @@ def launch(
     assets : names to materialize; all by default
     months : train at the ends of the last so many whole months of the range
     instruments : the only ones that raw_ohlcv asks its source for; see ``stages.raw_ohlcv``
+
+    Raises
+    ------
+    SessionError
+        The range has no session, or models are asked for by name and no month of it has had its last session.
+    UnknownNameError
+        No such universe or asset.
     """
     spec = settings.universe(universe)
     platform = Platform.open(settings, report) if report else Platform.open(settings)
@@ -79,8 +92,16 @@ def launch(
         if name not in known:
             raise unknown("asset", name, known)
     wanted = set(assets or known)
-    definitions = build_defs(settings, platform)
+    month_ends = calendar.month_ends()
+    trained = np.intersect1d(month_ends, sessions).tolist()[-months:] if months else []
     outcome = Launched()
+    if "trained_model" in wanted and months and not trained:
+        untrained = _untrained(sessions, month_ends[month_ends <= np.datetime64(last)])
+        if assets:
+            raise SessionError(untrained)
+        outcome.notes.append(untrained)
+    began = time.perf_counter()
+    definitions = build_defs(settings, platform)
     only = {INSTRUMENTS_TAG: ",".join(instruments)} if instruments else {}
     instance = dg.DagsterInstance.get()
 
@@ -91,7 +112,6 @@ def launch(
 
     chain = wanted - {"trained_model", "predictions"}
     run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
-    trained = np.intersect1d(calendar.month_ends(), sessions).tolist()[-months:] if months else []
     for day in trained:
         run(TRAINING_JOB, wanted & {"trained_model"}, f"{day:%Y-%m}", f"{day:%Y-%m}")
     scored = sessions
@@ -99,7 +119,20 @@ def launch(
         scored = sessions[sessions > np.datetime64(trained[0])]
     if len(scored):
         run(REFRESH_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
+    outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+def _untrained(sessions: np.ndarray, month_ends: np.ndarray) -> str:
+    """Why no model is trained on a range without a month end, and which range would have one."""
+    first, final = sessions[0].item(), sessions[-1].item()
+    before, after = month_ends[month_ends < sessions[0]], month_ends[month_ends > sessions[-1]]
+    ask = [f"--end {after[0]}"] if len(after) else []
+    ask += [f"--start {before[-1]}"] if len(before) else []
+    return (
+        f"no model is trained: models are trained on the last session of a month, and {first} .. {final} has none; "
+        + (f"ask with {' or '.join(ask)}" if ask else "no month of the universe has had its last session yet")
+    )
 
 
 def _run(

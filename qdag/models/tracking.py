@@ -10,11 +10,12 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,18 @@ def registered_models(settings: Settings, universe: str) -> tuple[Registered, ..
         return _registered(settings, client, universe)
 
 
+def run_metrics(settings: Settings, models: Iterable[Registered]) -> dict[str, dict[str, float]]:
+    """What training logged of models, by run: ``valid.rank_ic``, ``test.ic``, ...; lost runs are left out."""
+    found = {}
+    with _connection(settings) as client:
+        from mlflow.exceptions import MlflowException
+
+        for model in models:
+            with suppress(MlflowException):
+                found[model.run_id] = dict(client.get_run(model.run_id).data.metrics)
+    return found
+
+
 def versions_read(settings: Settings) -> dict[str, set[int]]:
     """Versions by table that training runs of registered models read: of all universes, also of removed ones."""
     path = sqlite_path(settings.tracking_uri)
@@ -191,9 +204,11 @@ def prepare_store(settings: Settings) -> str:
 @contextmanager
 def _connection(settings: Settings) -> Iterator["MlflowClient"]:
     """A client, with MLflow's process-wide address pointing at the settings' store only inside the block."""
-    # read by MLflow on import: no usage reports, no complaint about a missing git
+    # read by MLflow on import: no usage reports, no complaint about a missing git, no progress of its own
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     with _lock:
@@ -338,7 +353,8 @@ def _register(client: "MlflowClient", model: TrainedModel, run_id: str, experime
 
     name = model_name(model.universe, model.model_type)
     tags = {"universe": model.universe, "training_date": model.training_date.isoformat(), "run_id": run_id}
-    made = register_model(uri, name, tags=tags)
+    with redirect_stderr(StringIO()):  # it prints that a version was made, also where nobody asked
+        made = register_model(uri, name, tags=tags)
     return Registered(
         name=name,
         version=int(made.version),
