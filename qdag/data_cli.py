@@ -235,7 +235,7 @@ def verify(
     damage = [d for v in found for d in v.damage]
     for d in damage:
         where = f"  {d.universe} {d.month}, {d.rows:,} rows of {d.first} .. {d.last}" if d.universe else ""
-        older = "" if d.newest or d.version is None else f" (needed by version {d.version} only)"
+        older = f" (needed by version {d.version} only)" if d.kind == "data" and not d.newest else ""
         console.print(f"DAMAGED {d.table}/{d.file}: {d.problem}{older}", markup=False, highlight=False, soft_wrap=True)
         if where:
             console.print(where, markup=False, highlight=False)
@@ -252,14 +252,18 @@ def verify(
     if not repair:
         typer.echo("`qdag data verify --repair` computes them again, with `--from TARGET` as far as no backup has them")
         raise typer.Exit(FAILED)
-    for done in repair_damage(platform, damage):
+    made = repair_damage(platform, damage)
+    for text in made.dropped:
+        typer.echo(text)
+    for done in made.computed:
         change = "as before" if done.rows_before == done.rows_after else f"before {done.rows_before:,}"
         typer.echo(
             f"repaired {done.table} of {done.universe}: {len(done.sessions)} sessions {done.sessions[0]} .. "
             f"{done.sessions[-1]}; {done.rows_after:,} rows, {change}"
         )
-    if left := [d for d in damage if not d.newest]:
-        typer.echo(f"{len(left)} files of old versions or logs cannot be computed again: only a backup has them")
+    for one, reason in made.left:
+        typer.echo(f"not repaired: {one.table}/{one.file}: {reason}")
+    if made.left:
         raise typer.Exit(FAILED)
 
 

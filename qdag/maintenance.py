@@ -3,19 +3,22 @@ stay, and how lost sessions are computed again. How versions, files and backups 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from qdag import __version__, stages
-from qdag.errors import StoreError, unknown
+from qdag.errors import unknown
+from qdag.lineage import withdraw
+from qdag.schema import TABLES
 from qdag.settings import Settings
 from qdag.stages import Platform, StageResult
+from qdag.store import deliveries
 from qdag.store.backup import Backup, Report, backup
 from qdag.store.integrity import Damage, Verified, verify
-from qdag.store.versions import Expired, expire
+from qdag.store.versions import Expired, expire, readable_versions
 
 WITH_RAW = ("raw_ohlcv", "quarantine", "findings")
 
@@ -74,14 +77,8 @@ def restore(platform: Platform, name: str, version: int) -> int:
 def back_up(platform: Platform, target: str | Path, report: Report) -> Backup:
     """Back up all tables, with the versions that registered models read as far as they are readable."""
     protected = protected_versions(platform.settings)
-    readable = {name: _readable(platform, name, protected.get(name, ())) for name in platform.store.names()}
+    readable = {n: readable_versions(platform.store, n, protected.get(n, ())) for n in platform.store.names()}
     return backup(platform.store, target, readable, report)
-
-
-def _readable(platform: Platform, name: str, versions: Iterable[int]) -> list[int]:
-    known = {commit["version"] for commit in platform.store.history(name)}
-    present = platform.store.stored_files(name).keys()
-    return [v for v in versions if v in known and present >= set(platform.store.files(name, v)["path"].to_pylist())]
 
 
 def verify_tables(platform: Platform, names: Iterable[str] | None = None) -> list[Verified]:
@@ -94,7 +91,7 @@ def verify_tables(platform: Platform, names: Iterable[str] | None = None) -> lis
 
 
 @dataclass(frozen=True)
-class Repaired:
+class Computed:
     """Sessions of a table that were computed again, and the table's rows before (by the log) and after."""
 
     table: str
@@ -104,11 +101,24 @@ class Repaired:
     rows_after: int
 
 
+@dataclass
+class Repair:
+    """What a repair did.
+
+    ``computed``: sessions that were materialized again; ``dropped``: what was taken out of a table or its log and how
+    it comes back, in a sentence each; ``left``: damage that cannot be repaired here, with the reason.
+    """
+
+    computed: list[Computed] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    left: list[tuple[Damage, str]] = field(default_factory=list)
+
+
 def lost_sessions(platform: Platform, damage: Iterable[Damage]) -> dict[tuple[str, str], np.ndarray]:
     """Sessions by table and universe that lie in damaged files of the newest versions, in the order of the chain."""
     found: dict[tuple[str, str], np.ndarray] = {}
     for one in damage:
-        if one.newest and one.universe and one.first and one.last:
+        if _reason(platform, one) is None and one.universe and one.first and one.last and not _remade(one.table):
             sessions = platform.calendar(one.universe).between(one.first, one.last)
             key = (one.table, one.universe)
             found[key] = np.union1d(found.get(key, np.array([], "M8[D]")), sessions)
@@ -116,29 +126,71 @@ def lost_sessions(platform: Platform, damage: Iterable[Damage]) -> dict[tuple[st
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0][1])))
 
 
-def repair(platform: Platform, damage: Sequence[Damage]) -> list[Repaired]:
-    """Take damaged files out of the newest versions and materialize exactly the sessions that they held.
+def repair(platform: Platform, damage: Sequence[Damage]) -> Repair:
+    """Bring damaged tables back to what is right.
 
-    The files are kept in the table's ``_damaged`` folder. Tables are repaired in the order of the chain, each from the
-    tables before it; if a stage fails, its table is put back as it was, damage and all, and the error is raised.
-    Damage of a log or of an older version alone cannot be computed again: it is left as it is.
-
-    Raises
-    ------
-    StoreError
-        A table that no stage of the settings writes.
-    UnknownNameError
-        A universe that the settings no longer have.
+    First the logs: lost commits are taken out, and what they brought is stale from then on (files of raw_ohlcv are read
+    again at once). Then bookkeeping tables, whose damaged files are taken out: their rows come back by themselves. Then
+    the sessions in damaged files of the newest versions are materialized, in the order of the chain, each table from
+    those before it; the commit that brings their rows takes the damaged files out, so that a repair that stops anywhere
+    leaves damage or what is right. Where a stage fails, its error is raised.
     """
-    damage = [one for one in damage if one.newest and one.universe is not None]
+    store, done = platform.store, Repair()
+    told = {**platform.provenance, "qdag_version": __version__, "reason": "repair"}
+    platform = replace(platform, provenance=told)
+    damage = list(damage)
+    for one in [one for one in damage if one.lost]:
+        version = store.drop_lost_commits(one.table)
+        now = "no commit is left" if version is None else f"the newest version is {version}"
+        done.dropped.append(f"{one.table}: commits from version {one.version} on are taken out of its log; {now}")
+        if version is not None:
+            damage += [new for new in verify(store, one.table).damage if new not in damage]
+    lost_logs = {one.table for one in damage if one.lost}
+    damage = [one for one in damage if not one.lost]
+    done.left = [(one, reason) for one in damage if (reason := _reason(platform, one)) is not None]
+    damage = [one for one in damage if _reason(platform, one) is None]
     for one in damage:
-        platform.settings.universe(str(one.universe))
-        _stage(platform.settings, one.table)
-    lost = lost_sessions(platform, damage)
-    repaired: list[Repaired] = []
-    for group in _groups(lost):
-        repaired += _repair(platform, group, [one for one in damage if one.table in {t for t, _ in group}])
-    return repaired
+        if one.kind == "checksums":
+            store.inside(one.table, one.file).unlink(missing_ok=True)
+    data = [one for one in damage if one.kind == "data"]
+    for table in dict.fromkeys(one.table for one in data if _remade(one.table)):
+        files = [one for one in data if one.table == table]
+        store.set_aside(table, [one.file for one in files], told)
+        rows = sum(one.rows for one in files)
+        done.dropped.append(f"{table}: {rows:,} rows of damaged files are taken out; {_remade(table)}")
+    for group in _groups(lost_sessions(platform, data)):
+        done.computed += _compute(platform, group, [one for one in data if one.table in {t for t, _ in group}])
+    if lost_logs & set(WITH_RAW):
+        for universe, spec in platform.settings.universes.items():
+            deliveries.forget(store, universe, spec.start, date.max, told)
+            result = stages.raw_ohlcv(platform, universe, spec.start, platform.last_session(universe))
+            done.dropped.append(f"raw_ohlcv of {universe} is read again from its source: {result.rows:,} rows")
+    return done
+
+
+def _reason(platform: Platform, one: Damage) -> str | None:
+    """Why damage cannot be repaired; None where it can."""
+    if one.kind == "checksums" or one.lost:
+        return None
+    if one.kind == "log" or not one.newest:
+        return "an old version needs it: only a backup has it"
+    if _remade(one.table):
+        return None
+    if one.universe not in platform.settings.universes:
+        return f"universe {one.universe!r} is not in the settings: only a backup has it"
+    if _stage(platform.settings, one.table) is None:
+        return "no stage of these settings writes the table: only a backup has it"
+    return None
+
+
+def _remade(table: str) -> str:
+    """How lost rows of a bookkeeping table come back by themselves; "" for all others."""
+    from qdag.quality import profile_table, quality_table
+
+    kind, _, judged = table.partition("_")
+    kept = {"quality": quality_table, "profile": profile_table}.get(kind)
+    spec = kept(judged) if kept else TABLES.get(table)
+    return spec.remade if spec else ""
 
 
 def _groups(lost: dict[tuple[str, str], np.ndarray]) -> list[dict[tuple[str, str], np.ndarray]]:
@@ -150,36 +202,36 @@ def _groups(lost: dict[tuple[str, str], np.ndarray]) -> list[dict[tuple[str, str
     return list(groups.values())
 
 
-def _repair(platform: Platform, lost: dict[tuple[str, str], np.ndarray], damage: Sequence[Damage]) -> list[Repaired]:
-    store = platform.store
+def _compute(platform: Platform, lost: dict[tuple[str, str], np.ndarray], damage: Sequence[Damage]) -> list[Computed]:
+    store, told = platform.store, platform.provenance
     tables = list(dict.fromkeys(table for table, _ in lost))
     paths = {table: [one.file for one in damage if one.table == table] for table in tables}
-    before = {table: (store.version(table), store.files(table)) for table in tables}
-    rows = {
-        (table, universe): sum(f["rows"] for f in before[table][1].to_pylist() if f["universe"] == universe)
-        for table, universe in lost
-    }
-    provenance = {**platform.provenance, "qdag_version": __version__, "reason": "repair"}
-    platform = replace(platform, provenance=provenance)
-    try:
-        for table in tables:
-            store.set_aside(table, paths[table], {**provenance, "damaged_files": "\n".join(paths[table])})
-        stage = _stage(platform.settings, tables[0])
-        sessions_of: dict[str, np.ndarray] = {}
-        for (_, universe), sessions in lost.items():
-            sessions_of[universe] = np.union1d(sessions_of.get(universe, np.array([], "M8[D]")), sessions)
-        for universe, sessions in sessions_of.items():
-            for start, end in _runs(platform, universe, sessions):
-                stage(platform, universe, start, end)
-    except BaseException:
-        for table in tables:
-            store.put_back(table, paths[table])
-            version = before[table][0]
-            if version is not None and store.version(table) != version:
-                store.restore(table, version, {**provenance, "restored_version": str(version)})
-        raise
+    before = {table: store.files(table).to_pylist() for table in tables}
+    stage = _stage(platform.settings, tables[0])
+    assert stage is not None
+    sessions_of: dict[str, np.ndarray] = {}
+    for (_, universe), sessions in lost.items():
+        sessions_of[universe] = np.union1d(sessions_of.get(universe, np.array([], "M8[D]")), sessions)
+    for universe, sessions in sessions_of.items():
+        for start, end in _runs(platform, universe, sessions):
+            for table in tables:
+                if table in WITH_RAW:
+                    deliveries.forget(store, universe, start, end, told)
+                else:
+                    # nothing of what is stored may be taken for what it was recorded to be
+                    withdraw(store, universe, table, start, end, told)
+            stage(replace(platform, store=store.without(paths)), universe, start, end)
+    for table in tables:
+        # what held no row that the sessions have now
+        store.set_aside(table, paths[table], told)
     return [
-        Repaired(table, universe, sessions, rows[table, universe], store.count(table, universe))
+        Computed(
+            table,
+            universe,
+            sessions,
+            sum(file["rows"] for file in before[table] if file["universe"] == universe),
+            store.count(table, universe),
+        )
         for (table, universe), sessions in lost.items()
     ]
 
@@ -192,13 +244,11 @@ def _runs(platform: Platform, universe: str, sessions: np.ndarray) -> list[tuple
     return [(part[0].item(), part[-1].item()) for part in parts if len(part)]
 
 
-def _stage(settings: Settings, table: str) -> Callable[[Platform, str, date, date], StageResult]:
-    """The stage that writes a table."""
+def _stage(settings: Settings, table: str) -> Callable[[Platform, str, date, date], StageResult] | None:
+    """The stage that writes a table; None where there is none."""
     if table in WITH_RAW:
         return stages.raw_ohlcv
     if table in stages.feature_tables(settings):
         return stages.feature_stage(table)
     known = {"labels": stages.labels, "factor_metrics": stages.factor_metrics, "predictions": stages.predictions}
-    if table not in known:
-        raise StoreError(f"no stage of these settings writes table {table!r}: restore it from a backup")
-    return known[table]
+    return known.get(table)

@@ -1830,6 +1830,7 @@ def quality_table(table: str) -> TableSpec:
         ),
         f"Outcome of the quality rules of {table}, one row per rule and session.",
         yearly=True,
+        remade=f"the rules are judged again when {table} is materialized",
     )  # fmt: skip
 
 
@@ -1849,6 +1850,7 @@ def profile_table(table: str) -> TableSpec:
         ),
         f"What the columns of {table} looked like on each session: counts and quantiles across instruments.",
         yearly=True,
+        remade=f"they are measured again when {table} is materialized",
     )
 
 

@@ -29,6 +29,8 @@ class TableSpec:
 
     ``month`` ("YYYY-MM" of ``date``) is derived by the store on writing and hidden on reading. A ``yearly`` table,
     which has few rows a session, keeps those of a year in the partition of January: a long history is few files.
+    ``remade``: how rows of a bookkeeping table that are lost come back by themselves, as an end of a sentence; "" for
+    tables whose rows a stage must write again.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     description: str
     yearly: bool = False
+    remade: str = ""
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns]
@@ -151,6 +154,7 @@ LINEAGE = TableSpec(
     "What every stored session was computed from: where it differs from what it would be computed from now, the "
     "session is stale.",
     yearly=True,
+    remade="`qdag refresh` computes the sessions again that have no record",
 )
 
 DELIVERIES = TableSpec(
@@ -172,6 +176,7 @@ DELIVERIES = TableSpec(
     ),
     "Which version of which file was read for which sessions.",
     yearly=True,
+    remade="the files are read again when raw_ohlcv is materialized",
 )
 
 FACTOR_METRICS = TableSpec(

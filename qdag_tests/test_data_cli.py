@@ -13,9 +13,11 @@ from qdag import maintenance, stages
 from qdag.cli import app
 from qdag.errors import StoreError, UnknownNameError
 from qdag.models.records import Registered, record
+from qdag.refresh import survey
 from qdag.settings import RetentionSettings, Settings, load_settings
 from qdag.stages import Platform
 from qdag.store.integrity import verify
+from qdag.store.tables import TableStore
 
 TOML = """
 home = "home"
@@ -169,7 +171,7 @@ def test_what_a_registered_model_read_is_kept(folder, platform):
     file = platform.store.folder("labels") / path
     file.write_bytes(file.read_bytes()[:-1])
     assert f"(needed by version {read} only)" in qdag(folder, "verify", "labels", code=1)
-    assert "only a backup has them" in qdag(folder, "verify", "labels", "--repair", code=1)
+    assert "only a backup has it" in qdag(folder, "verify", "labels", "--repair", code=1)
     assert "1 files came back" in qdag(folder, "verify", "labels", "--repair", "--from", folder / "safe")
     assert platform.store.read("labels", "toy", version=read).to_pandas().equals(before)
     client.delete_model_version(name, "1")
@@ -225,6 +227,163 @@ def test_a_backup_heals_without_computing(folder, platform):
     assert {table: platform.store.version(table) for table in TABLES} == versions
     assert all(frame.equals(before[table]) for table, frame in contents(platform).items())
     assert all(frame.equals(east[table]) for table, frame in contents(platform, "east").items())
+
+
+def _stale(platform, universe="toy"):
+    found = survey(platform, universe, ("qlib_bin", "basic_statistics", "labels")).stale
+    return {name: len(stale.sessions) for name, stale in found.items() if stale}
+
+
+def _flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("table", ["raw_ohlcv", "basic_statistics"])
+def test_a_repair_that_dies_loses_nothing(folder, platform, monkeypatch, table):
+    """Before any of its commits: what is not right yet is damage, which the next repair finds, and stays told."""
+    before, start = contents(platform), contents_of(folder / "home")
+    commit, allowed, done = TableStore._commit, 0, False
+
+    def dying(*arguments):
+        nonlocal left
+        if not left:
+            raise Died
+        left -= 1
+        return commit(*arguments)
+
+    while not done:
+        restore_contents(folder / "home", start)
+        platform = Platform.open(platform.settings)
+        file = file_of(platform, table)
+        _flip(file)
+        left = allowed
+        with monkeypatch.context() as patch:
+            patch.setattr(TableStore, "_commit", dying)
+            try:
+                maintenance.repair(platform, verify(platform.store, table).damage)
+                done = True
+            except Died:
+                allowed += 1
+        damage = verify(platform.store, table).damage
+        assert damage or platform.store.read(table, "toy").to_pandas().equals(before[table])
+        assert not (done and damage)
+        maintenance.repair(platform, damage)
+        assert all(frame.equals(before[name]) for name, frame in contents(platform).items())
+    assert allowed > 1
+    _refresh(platform)
+    assert all(frame.equals(before[name]) for name, frame in contents(platform).items())
+
+
+def contents_of(home):
+    return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def restore_contents(home, contents):
+    shutil.rmtree(home)
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _refresh(platform, universe="toy"):
+    """Materialize what is stale until nothing is."""
+    run = {
+        "qlib_bin": stages.qlib_bin,
+        "basic_statistics": stages.feature_stage("basic_statistics"),
+        "labels": stages.labels,
+    }
+    for _ in range(5):
+        requests = survey(platform, universe, tuple(run)).requests
+        for request in requests:
+            for asset in request.assets:
+                run[asset](platform, universe, request.start, request.end)
+        if not requests:
+            return
+    raise AssertionError(requests)
+
+
+def test_damaged_bookkeeping_stops_no_repair(folder, platform):
+    """Records that are lost make their sessions stale, in a message of their own; everything else is computed again."""
+    before = contents(platform)
+    assert _stale(platform) == {}
+    _flip(file_of(platform, "lineage", month="2018-01"))
+    _flip(file_of(platform, "basic_statistics"))
+    with pytest.raises(StoreError, match=r"'lineage' cannot be read: .*--repair"):
+        _stale(Platform.open(platform.settings))
+    out = qdag(folder, "verify", "--repair")
+    assert "rows of damaged files are taken out; `qdag refresh` computes the sessions again that have no record" in out
+    assert "repaired basic_statistics of toy" in out
+    assert "repaired lineage" not in out
+    qdag(folder, "verify")
+    assert set(_stale(platform)) == {"qlib_bin", "basic_statistics", "labels"}
+    _refresh(platform)
+    assert all(frame.equals(before[table]) for table, frame in contents(platform).items())
+
+
+def test_logs_that_a_power_cut_has_torn_are_repaired(folder, platform):
+    """What the lost commits had brought is stale, or read again from the source."""
+    before = contents(platform)
+    day = date(2018, 3, 5)
+    for stage in (stages.qlib_bin, stages.feature_stage("basic_statistics"), stages.labels):
+        stage(platform, "toy", day, day)
+    versions = {table: platform.store.version(table) for table in (*TABLES, "lineage")}
+    for table in (*TABLES, "lineage"):
+        log = platform.store.folder(table) / "_delta_log"
+        (log / f"{versions[table]:020d}.json").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"cannot be opened: .*`qdag data verify"):
+        stages.labels(platform, "toy", day, day)
+    out = qdag(folder, "verify", code=1)
+    assert out.count("is empty") == 4
+    out = qdag(folder, "verify", "--repair")
+    for table in TABLES:
+        newest = f"the newest version is {versions[table] - 1}"
+        assert f"{table}: commits from version {versions[table]} on are taken out of its log; {newest}" in out
+    assert "raw_ohlcv of toy is read again from its source" in out
+    qdag(folder, "verify")
+    for universe in ("toy", "east"):
+        _refresh(platform, universe)
+    assert all(frame.equals(before[table]) for table, frame in contents(platform).items())
+
+
+def test_a_torn_file_of_checksums_is_made_anew(folder, platform):
+    store = platform.store
+    path = store.files("labels")["path"][0].as_py()
+    store.record("labels", store.version("labels"), {path: store.checksums("labels")[path]})
+    (file,) = (store.folder("labels") / "_checksums").iterdir()
+    file.write_bytes(b"")
+    assert f"DAMAGED labels/_checksums/{file.name}: is torn" in qdag(folder, "verify", code=1)
+    for command in ("vacuum", "compact"):
+        qdag(folder, command)
+    qdag(folder, "backup", folder / "safe")
+    qdag(folder, "verify", "--repair")
+    qdag(folder, "verify")
+
+
+def test_rows_of_old_versions_are_not_counted(folder, platform):
+    rows = platform.store.count("labels", "toy") + platform.store.count("labels", "east")
+    read = platform.store.version("labels")
+    stages.labels(platform, "toy", START, END)
+    with patch.object(maintenance, "protected_versions", lambda settings: {"labels": {read}}):
+        (found,) = maintenance.verify_tables(platform, ["labels"])
+    assert found.rows == rows
+    assert found.files > platform.store.files("labels").num_rows
+
+
+def test_what_cannot_be_repaired_stops_nothing_else(folder, platform):
+    """A table of a universe that is no longer in the settings stays damaged, and is told."""
+    _damage(platform)
+    toml = (folder / "qdag.toml").read_text()
+    (folder / "qdag.toml").write_text(toml[: toml.index("[universes.east]")])
+    out = qdag(folder, "verify", "--repair", code=1)
+    assert out.count("as before") == 2
+    assert "not repaired: labels/universe=east/" in out
+    assert "universe 'east' is not in the settings" in out
 
 
 def test_a_repair_that_fails_leaves_the_table_as_it_was(folder, platform):

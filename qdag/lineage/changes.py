@@ -80,7 +80,13 @@ def changes(store: TableStore, name: str) -> Changes:
     if found.version < version:
         commits, touches = list(found.commits), list(found.touches)
         for at in range(found.version + 1, version + 1):
-            actions, content = store.commit(name, at)
+            try:
+                actions, content = store.commit(name, at)
+            except ValueError:
+                # torn: a checkpoint tells what is stored since, nobody tells what it did
+                commits.append("")
+                touches.append(Touch(at, None, None, None, False))
+                continue
             commits.append(_identity(actions, content))
             touches += _touches(at, actions)
         read = len(commits) - len(found.commits)
@@ -101,9 +107,13 @@ def _remembered(store: TableStore, name: str, folder: Path | None, version: int)
     except (OSError, ValueError, KeyError, TypeError):
         return Changes()
     # every commit names files of its own: where the last one is the same, so are those before it
-    if not 0 <= found.version <= version or _identity(*store.commit(name, found.version)) != found.commits[-1]:
+    if not 0 <= found.version <= version:
         return Changes()
-    return found
+    try:
+        same = _identity(*store.commit(name, found.version)) == found.commits[-1]
+    except ValueError:
+        same = found.commits[-1] == ""
+    return found if same else Changes()
 
 
 def _identity(actions: list[dict[str, Any]], content: bytes) -> str:

@@ -101,3 +101,13 @@ def record(
             return
         new = pa.concat_tables([old.filter(pc.field("since") < start), new])
     store.replace(DELIVERIES, universe, start, end, new, provenance)
+
+
+def forget(store: TableStore, universe: str, start: date, end: date, provenance: Mapping[str, str]) -> None:
+    """Take back what is written down of the deliveries for sessions of ``start`` to ``end``: they are read again."""
+    if not store.exists(DELIVERIES.name):
+        return
+    rows = store.read(DELIVERIES.name, universe, start=start).select(DELIVERIES.arrow().names)
+    others = rows.filter(pc.field("since") > end)
+    if others.num_rows < rows.num_rows:
+        store.replace(DELIVERIES, universe, start, pc.max(rows["date"]).as_py(), others, provenance)

@@ -6,18 +6,19 @@ does turning rows into panels (``qdag.store.panels``).
 
 import hashlib
 import json
-import os
 import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -26,18 +27,32 @@ import pyarrow.compute as pc
 from qdag.errors import MissingDataError, StoreError, UnknownNameError, unknown
 from qdag.schema import TableSpec
 from qdag.settings import NAME_PATTERN
+from qdag.store import log, writing
 from qdag.store.files import write_text
+from qdag.store.log import LOG, StoredFile
 from qdag.store.streams import at_once
-from qdag.store.writing import PARTITIONS, Writing, check_schema, month_of, plain
+from qdag.store.writing import (
+    PARTITIONS,
+    DataFile,
+    DataFiles,
+    Writing,
+    check_schema,
+    in_order,
+    month_of,
+    plain,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
     from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
-    from deltalake.transaction import RemoveAction
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 T = TypeVar("T")
-CHECKPOINT_EVERY = 50
+CHECKPOINT_EVERY = 20
+MERGED_FILES = 4
+"""So many files of one month, each less than half of a full one, are merged by the write that adds the last."""
+MERGED_BYTES = 64 << 20
+"""A compaction commits when it has merged so much: what another writer makes it begin anew is no more than this."""
 REMEMBERED, REMEMBERED_BYTES = 64, 1 << 20
 """Most results of reading that a store keeps, and the largest: pages and checks read the same small tables often."""
 COLUMN_MONTHS = 64
@@ -47,18 +62,9 @@ LAYOUT = pa.field("month", pa.string(), nullable=False)
 # an old version that is kept must stay readable, whatever its age: no writer may trim the log
 KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # Delta readers and Delta's own vacuum leave folders alone that begin with an underscore
-LOG, CHECKSUMS, DAMAGED = "_delta_log", "_checksums", "_damaged"
-# first what commits removed, at once; then what no commit knows, when it is a day old and surely nobody's
-_PASSES = ((False, 0), (True, 24))
-
-
-@dataclass(frozen=True)
-class _Commit:
-    """A commit by its file: a restored or newly made table may have another one of the same number."""
-
-    version: int
-    inode: int
-    changed: int
+CHECKSUMS, DAMAGED = "_checksums", "_damaged"
+YOUNG_SECONDS = 24 * 3600
+"""Files that no commit knows may be those of a write in progress until they are so old."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +99,42 @@ class _Place:
                 whole &= first <= least and greatest <= last
         return "whole" if whole else "part"
 
-    def changed_by(self, action: Mapping[str, Any], taken: Collection[str]) -> bool:
-        """Whether another commit's action touches rows of this place, the files to be ``taken`` out, or the columns."""
+    def holds(self, added: Mapping[str, Any]) -> bool:
+        """Whether a file that another commit brings may have rows in this place."""
+        stats = json.loads(added.get("stats") or "{}")
+        ends = (stats.get(side, {}) for side in ("minValues", "maxValues"))
+        return added["partitionValues"]["universe"] == self.universe and self.share(*ends) != "none"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a commit does: files that it puts in and takes out, and what it tells; ``place``: whose rows it replaces,
+    None where rows stay as they are or are only taken out."""
+
+    operation: str
+    new: Sequence[DataFile]
+    old: Sequence[StoredFile]
+    told: Mapping[str, Any]
+    place: _Place | None = None
+
+    def overtaken_by(self, action: Mapping[str, Any], taken: Collection[str]) -> bool:
+        """Whether another commit's action touches the place, the files to be ``taken`` out, or the columns."""
         if "metaData" in action or "protocol" in action:
             return True
         if removed := action.get("remove"):
-            return removed["path"] in taken
-        if added := action.get("add"):
-            stats = json.loads(added.get("stats") or "{}")
-            ends = (stats.get(side, {}) for side in ("minValues", "maxValues"))
-            return added["partitionValues"]["universe"] == self.universe and self.share(*ends) != "none"
-        return False
+            return unquote(removed["path"]) in taken
+        return self.place is not None and "add" in action and self.place.holds(action["add"])
+
+    def actions(self) -> list[log.Action]:
+        rows_change = self.operation != "OPTIMIZE"
+        return [
+            *(log.added(file, rows_change) for file in self.new),
+            *(log.removed(file, rows_change) for file in self.old),
+        ]
 
 
 class _Overtaken(Exception):
-    """Another commit changed what a write was about to replace."""
+    """Another commit changed what this one was about to replace."""
 
 
 class _LostFile(Exception):
@@ -132,7 +159,9 @@ class TableStore:
         self._remote = "://" in text
         self.root = text.rstrip("/") if self._remote else str(Path(text).expanduser().absolute())
         self.storage_options = dict(storage_options) if storage_options else None
-        self._tables: dict[str, tuple[_Commit, DeltaTable]] = {}
+        self._without: Mapping[str, Collection[str]] = {}
+        self._seen: dict[str, log.Newest] = {}
+        self._tables: dict[str, tuple[log.Newest, DeltaTable]] = {}
         self._found: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -140,7 +169,7 @@ class TableStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # what was opened and read stays in its process
-        return {**self.__dict__, "_tables": {}, "_found": {}}
+        return {**self.__dict__, "_seen": {}, "_tables": {}, "_found": {}}
 
     @property
     def remote(self) -> bool:
@@ -150,6 +179,13 @@ class TableStore:
     def uri(self, name: str) -> str:
         """Path or URL of a table, readable by any Delta Lake reader."""
         return f"{self.root}/{_name('table', name)}"
+
+    def without(self, files: Mapping[str, Collection[str]]) -> "TableStore":
+        """The same tables as if some files, by table, were not there: their rows are not read, and a write to any of
+        their days takes them out whole. So damage is repaired by the very commit that brings the rows again."""
+        view = TableStore(self.root, self.storage_options)
+        view._without = {name: frozenset(paths) for name, paths in files.items()}
+        return view
 
     def replace(
         self,
@@ -170,6 +206,9 @@ class TableStore:
         of batches and what a function gives are written again after a commit conflict (the function is called again);
         a one-shot iterator cannot be, so another commit to the same sessions or files raises. Batches are checked
         while they stream: a failure leaves the rows as they were.
+
+        Afterwards the small files of the months that were written are merged where there are many of them, in a commit
+        of its own that changes no rows: single days and narrow replacements leave few files.
 
         Columns that ``spec`` has gained are added first, in a commit of their own (null in older rows); columns that it
         has lost stay, null in the rows written from now on. A changed type, and a new or lost column that may not be
@@ -193,11 +232,9 @@ class TableStore:
         place = _Place(universe, start, end, match)
         for attempt in range(ATTEMPTS):
             table = self._grown(spec, self._create(spec))
-            writing = Writing(spec, universe, start, end, match, self.filesystem(spec.name))
             try:
-                return self._attempt(spec, table, place, writing, data, provenance)
+                return self._attempt(spec, table, place, data, provenance)
             except _Overtaken as overtaken:
-                writing.discard()
                 if not again:
                     raise StoreError(
                         f"{overtaken} while {start}..{end} of {universe!r} was being written, and the stream of "
@@ -215,32 +252,33 @@ class TableStore:
         spec: TableSpec,
         table: "DeltaTable",
         place: "_Place",
-        writing: Writing,
         data: pa.Table | Iterable[pa.RecordBatch] | Callable[[], Iterable[pa.RecordBatch]],
         provenance: Mapping[str, str],
     ) -> int:
+        made = self._data_files(spec.name, spec.keys)
+        rows = Writing(spec, place.universe, place.start, place.end, place.match, made)
+        files = pa.table(table.get_add_actions(flatten=True))
         try:
-            old, survivors = self._overlapping(spec.name, table, place)
+            old, survivors = self._overlapping(spec.name, files, place)
             source = data() if callable(data) else data
-            writing.write(source.to_batches() if isinstance(source, pa.Table) else source, survivors)
+            rows.write(source.to_batches() if isinstance(source, pa.Table) else source, survivors)
         except _LostFile as lost:
-            # taken out by another commit and deleted by a vacuum; or damage
-            if lost.path not in self.files(spec.name)["path"].to_pylist():
-                raise _Overtaken(f"{lost.path} was taken out of table {spec.name!r}") from None
-            raise _unreadable(spec.name, lost) from lost
-        writing.refuse_lost()
-        told = {**_provenance(provenance), **place.told(), "rows": writing.rows}
-        version = self._commit(spec.name, table, place, writing, old, told)
-        self.record(spec.name, version, {file.path: file.sha256 for file in writing.files})
+            raise self._why_lost(spec.name, lost) from None
+        rows.refuse_lost()
+        told = {**_provenance(provenance), **place.told(), "rows": rows.rows}
+        change = _Change("WRITE", rows.files, old, told, place)
+        version = self._commit(spec.name, table, change, made)
+        months = _crowded(files, place.universe, change)
+        if months:
+            # what was written is written: where others are at it, or a file is damaged, the next write merges
+            with suppress(_Overtaken, StoreError, OSError):
+                self._merge(spec.name, lambda universe, month: universe == place.universe and month in months)
         return version
 
     def _overlapping(
-        self, name: str, table: "DeltaTable", place: "_Place"
-    ) -> "tuple[list[RemoveAction], dict[str, Callable[[], pa.Table]]]":
+        self, name: str, files: pa.Table, place: "_Place"
+    ) -> tuple[list[StoredFile], dict[str, Callable[[], pa.Table]]]:
         """Files of a table that hold rows of a place; and, by month, how to read their other rows, which stay."""
-        from deltalake.transaction import RemoveAction
-
-        files = pa.table(table.get_add_actions(flatten=True))
         if not files.num_rows:
             return [], {}
         # what has no statistics may hold any day of its month
@@ -251,7 +289,7 @@ class TableStore:
             known = pc.field("min.date").is_valid() & pc.field("max.date").is_valid()
             near &= ~known | ((pc.field("min.date") <= last) & (pc.field("max.date") >= first))
         files = files.filter((pc.field("partition.universe") == place.universe) & near)
-        now, old = time.time_ns() // 10**6, []
+        old: list[StoredFile] = []
         partly: dict[str, list[str]] = {}
         folder = self.filesystem(name)
 
@@ -268,13 +306,14 @@ class TableStore:
         for file in files.to_pylist():
             ends = ({k[4:]: v for k, v in file.items() if k.startswith(side)} for side in ("min.", "max."))
             share = place.share(*ends)
-            if share == "part":
+            if share == "part" and file["path"] in self._without.get(name, ()):
+                share = "whole"
+            elif share == "part":
                 columns = ["date", *(place.match or ())[:1]]
                 held = inside(_stored_rows(name, folder, file["path"], columns))
                 share = "whole" if pc.all(held).as_py() else "part" if pc.any(held).as_py() else "none"
             if share != "none":
-                partition = {"universe": place.universe, "month": file["partition.month"]}
-                old.append(RemoveAction(file["path"], True, now, file["size_bytes"], partition))
+                old.append(_stored_file(file))
             if share == "part":
                 partly.setdefault(file["partition.month"], []).append(file["path"])
 
@@ -285,113 +324,145 @@ class TableStore:
 
         return old, {month: partial(survivors, paths) for month, paths in partly.items()}
 
-    def _commit(
-        self,
-        name: str,
-        table: "DeltaTable",
-        place: "_Place",
-        writing: Writing,
-        old: "Sequence[RemoveAction]",
-        told: dict[str, Any],
-    ) -> int:
-        """Put the written files into a table and take others out.
+    def _commit(self, name: str, table: "DeltaTable", change: _Change, made: DataFiles) -> int:
+        """Put files into a table and take others out, from the version on that the change was made for.
 
-        Delta's own resolution of conflicts does not know which rows a write replaces; commits to other places are let
-        pass here, one to this place raises ``_Overtaken``. Where the commit surely did not happen, no file is left.
+        Delta's own resolution of conflicts does not know which rows a write replaces, and lets two compactions of the
+        same files pass. Here commits that do not touch this one are let pass, any other raises ``_Overtaken``. Where
+        the commit surely did not happen, no file is left.
         """
         from deltalake.exceptions import DeltaError
-        from deltalake.transaction import AddAction
 
-        actions = [
-            AddAction(
-                path=file.path,
-                size=file.size,
-                partition_values={"universe": place.universe, "month": file.month},
-                modification_time=time.time_ns() // 10**6,
-                data_change=True,
-                stats=json.dumps(
-                    {
-                        "numRecords": file.rows,
-                        "minValues": file.low,
-                        "maxValues": file.high,
-                        "nullCount": dict.fromkeys(file.low, 0),
-                    },
-                    default=str,
-                ),
-            )
-            for file in writing.files
-        ]
-        taken, commit_id = {action.path for action in old}, uuid.uuid4().hex
+        told = {
+            **change.told,
+            "commit_id": uuid.uuid4().hex,
+            **({"sha256": {file.path: file.sha256 for file in change.new}} if change.new else {}),
+        }
+        taken = {file.path for file in change.old}
         for attempt in range(ATTEMPTS):
+            error: Exception | None = None
             try:
-                table.create_write_transaction(
-                    [*actions, *old],
-                    mode="append",
-                    schema=table.schema(),
-                    partition_by=list(PARTITIONS),
-                    commit_properties=_commit_properties({**told, "commit_id": commit_id}, retries=0),
-                    post_commithook_properties=_keep_log(),
-                )
-                return table.version() + 1
-            except (DeltaError, OSError) as error:
-                newest = self._table(name, fresh=True)
-                for version in range(table.version() + 1, newest.version() + 1):
-                    logged = self._actions(name, version)
-                    info: dict[str, Any] = next(
-                        (action["commitInfo"] for action in logged if "commitInfo" in action), {}
-                    )
-                    # committed, and only what follows a commit has failed
-                    if info.get("commit_id") == commit_id:
-                        return version
-                    if any(place.changed_by(action, taken) for action in logged):
-                        what = str(info.get("operation", "another commit"))
-                        raise _Overtaken(f"version {version} of table {name!r} was made ({what})") from None
-                if newest.version() == table.version() or attempt == ATTEMPTS - 1:
-                    writing.discard()
-                    raise StoreError(
-                        f"table {name!r} cannot be written ({attempt + 1} attempts to commit version "
-                        f"{newest.version() + 1}): {error}"
-                    ) from error
-                table = newest
-                time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+                if self._publish(name, table, change, told):
+                    return self._committed(name, table.version() + 1)
+            except (DeltaError, OSError) as failed:
+                error = failed
+            newest = self._table(name)
+            for version in range(table.version() + 1, newest.version() + 1):
+                logged = self._actions(name, version)
+                info = log.info_of(logged)
+                # committed, and only what follows a commit has failed
+                if info.get("commit_id") == told["commit_id"]:
+                    return version
+                if any(change.overtaken_by(action, taken) for action in logged):
+                    made.discard()
+                    what = str(info.get("operation", "another commit"))
+                    raise _Overtaken(f"version {version} of table {name!r} was made ({what})")
+            if newest.version() == table.version() or attempt == ATTEMPTS - 1:
+                made.discard()
+                raise StoreError(
+                    f"table {name!r} cannot be written ({attempt + 1} attempts to commit version "
+                    f"{newest.version() + 1}): {error or 'something else has the name of its file'}"
+                ) from error
+            table = newest
+            time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
         raise AssertionError("unreachable")
 
-    def commit(self, name: str, version: int) -> tuple[list[dict[str, Any]], bytes]:
-        """The actions of a commit as the log has them, and the bytes that say so."""
-        with self.filesystem(name).open_input_stream(f"{LOG}/{version:020d}.json") as stream:
-            content = bytes(stream.read())
-        return [json.loads(line) for line in content.splitlines()], content
+    def _publish(self, name: str, table: "DeltaTable", change: _Change, told: Mapping[str, Any]) -> bool:
+        """Commit the version after that of ``table``; False, or an error, where it is there already."""
+        actions = change.actions()
+        if not self._remote:
+            return log.publish(Path(self.uri(name)), table.version() + 1, change.operation, told, actions)
+        from deltalake.transaction import AddAction, RemoveAction
 
-    def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
+        table.create_write_transaction(
+            [
+                *(
+                    AddAction(
+                        path=a["path"],
+                        size=a["size"],
+                        partition_values=a["partitionValues"],
+                        modification_time=a["modificationTime"],
+                        data_change=a["dataChange"],
+                        stats=a["stats"],
+                    )
+                    for action in actions
+                    if (a := action.get("add"))
+                ),
+                *(
+                    RemoveAction(r["path"], r["dataChange"], r["deletionTimestamp"], r["size"], r["partitionValues"])
+                    for action in actions
+                    if (r := action.get("remove"))
+                ),
+            ],
+            mode="append",
+            schema=table.schema(),
+            partition_by=list(PARTITIONS),
+            # Delta calls it a WRITE, whatever it is
+            commit_properties=_commit_properties({**told, "does": change.operation}, retries=0),
+            post_commithook_properties=_keep_log(),
+        )
+        return True
+
+    def _committed(self, name: str, version: int) -> int:
+        """What follows a commit, and may fail without undoing it: a checkpoint, on disk. Below a URL Delta makes it."""
+        from deltalake.exceptions import DeltaError
+
+        if not self._remote and (version + 1) % CHECKPOINT_EVERY == 0:
+            with suppress(DeltaError, OSError):
+                log.checkpoint(Path(self.uri(name)), version)
+        return version
+
+    def commit(self, name: str, version: int) -> tuple[list[log.Action], bytes]:
+        """The actions of a commit as the log has them, and the bytes that say so; ValueError where its file is torn."""
+        file = f"{LOG}/{log.commit_name(version)}"
+        if self._remote:
+            with self.filesystem(name).open_input_stream(file) as stream:
+                content = bytes(stream.read())
+        else:
+            content = (Path(self.uri(name)) / file).read_bytes()
+        return log.parse(content), content
+
+    def _actions(self, name: str, version: int) -> list[log.Action]:
         return self.commit(name, version)[0]
+
+    def _data_files(self, name: str, keys: Sequence[str]) -> DataFiles:
+        local = None if self._remote else Path(self.uri(name))
+        return DataFiles(self.filesystem(name), local, [key for key in keys if key not in PARTITIONS])
 
     def _create(self, spec: TableSpec) -> "DeltaTable":
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
+        def create(uri: str) -> None:
+            DeltaTable.create(
+                uri,
+                schema=_stored_schema(spec),
+                mode="error",
+                partition_by=list(PARTITIONS),
+                name=spec.name,
+                description=spec.description,
+                configuration={
+                    # statistics of 158 float columns per file cost more than they ever skip
+                    "delta.dataSkippingStatsColumns": ",".join(k for k in spec.keys if k not in PARTITIONS),
+                    "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+                    **KEEP_LOG,
+                },
+                storage_options=self.storage_options,
+                commit_properties=_commit_properties(),
+            )
+
         for attempt in range(ATTEMPTS):
-            table = self._open(spec.name, fresh=True)
+            table = self._open(spec.name)
             if table is not None:
                 return table
-            if not self._remote:
-                Path(self.uri(spec.name)).mkdir(parents=True, exist_ok=True)
             try:
-                return DeltaTable.create(
-                    self.uri(spec.name),
-                    schema=_stored_schema(spec),
-                    mode="error",
-                    partition_by=list(PARTITIONS),
-                    name=spec.name,
-                    description=spec.description,
-                    configuration={
-                        # statistics of 158 float columns per file cost more than they ever skip
-                        "delta.dataSkippingStatsColumns": ",".join(k for k in spec.keys if k not in PARTITIONS),
-                        "delta.checkpointInterval": str(CHECKPOINT_EVERY),
-                        **KEEP_LOG,
-                    },
-                    storage_options=self.storage_options,
-                    commit_properties=_commit_properties(),
-                )
+                if self._remote:
+                    create(self.uri(spec.name))
+                else:
+                    folder = Path(self.uri(spec.name))
+                    with log.rehearsal(folder) as scratch:
+                        create(str(scratch))
+                        log.adopt(folder, scratch, 0)
             except (DeltaError, OSError) as error:
                 # another process may have created it first: then opening succeeds on the next turn
                 if attempt == ATTEMPTS - 1:
@@ -401,48 +472,66 @@ class TableStore:
                 time.sleep(random.uniform(0, 0.05))
         raise AssertionError("unreachable")
 
-    def _newest(self, name: str) -> "_Commit | None":
+    def _newest(self, name: str) -> log.Newest | None:
         """The newest commit of a table in a folder; None where there is none."""
-        with suppress(FileNotFoundError):
-            names = (e for e in os.listdir(f"{self.uri(name)}/{LOG}") if re.fullmatch(r"\d{20}\.json", e))
-            if last := max(names, default=""):
-                status = os.stat(f"{self.uri(name)}/{LOG}/{last}")
-                return _Commit(int(last[:20]), status.st_ino, status.st_mtime_ns)
-        return None
+        found = log.newest(Path(self.uri(name)), self._seen.get(name))
+        if found is None:
+            self._seen.pop(name, None)
+        else:
+            self._seen[name] = found
+        return found
 
-    def _open(self, name: str, version: int | None = None, fresh: bool = False) -> "DeltaTable | None":
-        """A table, None where there is none. The newest version is opened once and then only read from; ``fresh``: an
-        object of one's own, to write with."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError, TableNotFoundError
-
+    def _open(self, name: str, version: int | None = None) -> "DeltaTable | None":
+        """A table, None where there is none. Below a folder the newest version is opened once; Delta never writes with
+        it, so that it stays that version."""
         uri, newest = self.uri(name), None
         if not self._remote:
             if (newest := self._newest(name)) is None:
                 return None
-            known = self._tables.get(name) if version is None and not fresh else None
+            known = self._tables.get(name) if version is None else None
             if known and known[0] == newest:
                 return known[1]
+        table = self._loaded(name, uri, version)
+        if newest and table and table.version() == newest.version:
+            self._tables[name] = newest, table
+        return table
+
+    def _loaded(self, name: str, uri: str, version: int | None) -> "DeltaTable | None":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
         try:
-            table = DeltaTable(uri, version=version, storage_options=self.storage_options)
-            if newest and table.version() == newest.version and not fresh:
-                self._tables[name] = newest, table
-            return table
+            try:
+                table = DeltaTable(uri, version=version, storage_options=self.storage_options)
+            except DeltaError:
+                if self._remote or not log.drop_torn_checkpoints(Path(uri)):
+                    raise
+                table = DeltaTable(uri, version=version, storage_options=self.storage_options)
         except TableNotFoundError:
             return None
-        except DeltaError as error:
-            if version is None:
-                # an empty log: another process is about to write its first commit
-                if not DeltaTable.is_deltatable(uri, self.storage_options):
-                    return None
-                raise StoreError(f"table {name!r} at {uri} cannot be opened: {error}") from error
-            raise StoreError(
-                f"version {version} of table {name!r} cannot be opened (newest is {self.version(name)}); "
-                f"it never existed or was vacuumed: {error}"
-            ) from error
+        except (DeltaError, OSError) as error:
+            if version is not None and (self._remote or version not in log.torn(Path(uri))):
+                raise StoreError(
+                    f"version {version} of table {name!r} cannot be opened (newest is {self.version(name)}); "
+                    f"it never existed or was vacuumed: {str(error).partition(chr(10))[0]}"
+                ) from error
+            # an empty log: another process is about to write its first commit
+            if not DeltaTable.is_deltatable(uri, self.storage_options):
+                return None
+            # its first line: what follows is the library's own stack
+            raise self._torn(name, str(error).partition("\n")[0]) from error
+        if not self._remote and (empty := log.first_empty(Path(uri), table.version())) is not None:
+            raise self._torn(name, f"commit {empty} of its log is an empty file")
+        return table
 
-    def _table(self, name: str, version: int | None = None, fresh: bool = False) -> "DeltaTable":
-        table = self._open(name, version, fresh)
+    def _torn(self, name: str, problem: str) -> StoreError:
+        return StoreError(
+            f"table {name!r} at {self.uri(name)} cannot be opened: {problem}; `qdag data verify {name}` tells what is "
+            f"damaged, with --repair it takes the lost commits out"
+        )
+
+    def _table(self, name: str, version: int | None = None) -> "DeltaTable":
+        table = self._open(name, version)
         if table is None:
             known = ", ".join(self.names()) or "none"
             raise MissingDataError(f"table {name!r} is not stored yet; materialize it first. Stored tables: {known}.")
@@ -484,8 +573,37 @@ class TableStore:
 
         if not new(table):
             return table
-        self._maintain(spec.name, "addition of columns", add)
-        return self._table(spec.name, fresh=True)
+        self._alter(spec.name, "addition of columns", add)
+        return self._table(spec.name)
+
+    def _alter(self, name: str, what: str, change: "Callable[[DeltaTable], None]", whole: bool = False) -> int:
+        """Have Delta make a commit that brings no files of ours; returns the newest version.
+
+        Below a folder it makes it in a rehearsal, and what it made is published as every other commit is. ``whole``:
+        with all versions at hand.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        for attempt in range(ATTEMPTS):
+            table = self._table(name)
+            try:
+                if self._remote:
+                    change(table)
+                    return table.version()
+                folder = Path(self.uri(name))
+                with log.rehearsal(folder, None if whole else table.version()) as scratch:
+                    rehearsed = DeltaTable(scratch, version=table.version())
+                    change(rehearsed)
+                    if rehearsed.version() == table.version():
+                        return table.version()
+                    if log.adopt(folder, scratch, table.version() + 1):
+                        return self._committed(name, table.version() + 1)
+            except (DeltaError, OSError) as error:
+                if attempt == ATTEMPTS - 1 or not _conflict(error):
+                    raise StoreError(f"{what} of table {name!r} failed: {error}") from error
+            time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+        raise StoreError(f"{what} of table {name!r} failed: other writers were faster on each of {ATTEMPTS} attempts")
 
     def read(
         self,
@@ -543,7 +661,7 @@ class TableStore:
         keys = [k for k in _keys(table) if k in stored and k != "universe"]
         keys.sort(key=lambda k: k != "date")
         extra = [k for k in keys if k not in wanted]
-        dataset, condition = self._scan(table, universe, start, end, instruments)
+        dataset, condition = self._scan(name, table, universe, start, end, instruments)
         if match is not None:
             condition &= pads.field(match[0]) == match[1]
         months: dict[str, list[pads.Fragment]] = {}
@@ -573,6 +691,7 @@ class TableStore:
 
     def _scan(
         self,
+        name: str,
         table: "DeltaTable",
         universe: str,
         start: date | None,
@@ -596,7 +715,11 @@ class TableStore:
             if isinstance(instruments, str):
                 raise StoreError(f"instruments must be a collection of names, got the string {instruments!r}")
             condition &= pads.field("instrument").isin(pa.array(list(instruments), pa.string()))
-        return table.to_pyarrow_dataset(partitions=partitions), condition
+        dataset = table.to_pyarrow_dataset(partitions=partitions)
+        if gone := self._without.get(name):
+            fragments = [part for part in dataset.get_fragments() if unquote(part.path) not in gone]
+            dataset = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+        return dataset, condition
 
     def exists(self, name: str) -> bool:
         """Whether the table was ever written."""
@@ -628,7 +751,9 @@ class TableStore:
         """Distinct stored dates of a universe, sorted, datetime64[D]; from file statistics where a file is one day."""
         _name("universe", universe)
         table = self._table(name, version)
-        return self._remembered(name, table, ("sessions", universe), lambda: self._sessions(table, universe)).copy()
+        return self._remembered(
+            name, table, ("sessions", universe), lambda: self._sessions(name, table, universe)
+        ).copy()
 
     def _remembered(self, name: str, table: "DeltaTable", asked: tuple[Any, ...], find: Callable[[], T]) -> T:
         """What was found in this very version before, or is found now; large results are not kept."""
@@ -646,8 +771,8 @@ class TableStore:
             return result  # type: ignore[no-any-return]
         return self._found[key]  # type: ignore[no-any-return]
 
-    def _sessions(self, table: "DeltaTable", universe: str) -> np.ndarray:
-        files = pa.table(table.get_add_actions(flatten=True))
+    def _sessions(self, name: str, table: "DeltaTable", universe: str) -> np.ndarray:
+        files = self._data(name, table)
         if files.num_rows == 0:
             return np.array([], "datetime64[D]")
         files = files.filter(pc.equal(files["partition.universe"], universe))
@@ -656,7 +781,7 @@ class TableStore:
         single = (low == high) & ~np.isnat(low)
         days.append(low[single])
         if not single.all():
-            dataset, condition = self._scan(table, universe, None, None)
+            dataset, condition = self._scan(name, table, universe, None, None)
             months = pc.unique(files["partition.month"].filter(pa.array(~single)))
             import pyarrow.dataset as pads
 
@@ -666,37 +791,36 @@ class TableStore:
 
     def count(self, name: str, universe: str, start: date | None = None, end: date | None = None) -> int:
         """Number of stored rows with ``start <= date <= end``; None is open."""
-        dataset, condition = self._scan(self._table(name), universe, start, end)
+        dataset, condition = self._scan(name, self._table(name), universe, start, end)
         return dataset.count_rows(filter=condition)
 
     def keys(self, name: str) -> list[str]:
         """Columns that identify a row."""
         return _keys(self._table(name))
 
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Commits, newest first: version, commit_id, timestamp (UTC), operation, provenance (empty where none was
-        given), the universe, start, end and match that a write replaced, and the rows it brought (None for other
-        operations).
+    def history(self, name: str, after: int = -1) -> list[dict[str, Any]]:
+        """Commits after a version, newest first: version, commit_id, timestamp (UTC), operation, provenance (empty
+        where none was given), the universe, start, end and match that a write replaced, and the rows it brought (None
+        for other operations).
 
         ``commit_id`` is the commit's own, None where its writer gave none: a table that was made anew or came back from
-        a backup may have another commit of the same version.
+        a backup may have another commit of the same version. A commit whose file is torn is of the operation "unknown".
         """
         # read from the log itself: deltalake numbers its history wrongly while others commit
-        from pyarrow.fs import FileSelector
-
-        self._table(name)
         found = []
-        for file in self.filesystem(name).get_file_info(FileSelector(LOG)):
-            if not re.fullmatch(r"\d{20}\.json", file.base_name):
-                continue
-            actions = self._actions(name, int(file.base_name[:20]))
-            row: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+        for version in range(self._table(name).version(), after, -1):
+            try:
+                row = log.info_of(self._actions(name, version))
+            except FileNotFoundError:
+                break
+            except ValueError:
+                row = {}
             found.append(
                 {
-                    "version": int(file.base_name[:20]),
+                    "version": version,
                     "commit_id": row.get("commit_id"),
                     "timestamp": datetime.fromtimestamp(row.get("timestamp", 0) / 1000, UTC),
-                    "operation": row.get("operation", "unknown"),
+                    "operation": row.get("does", row.get("operation", "unknown")),
                     "provenance": json.loads(row.get("provenance", "{}")),
                     "universe": row.get("universe"),
                     "start": date.fromisoformat(row["start"]) if "start" in row else None,
@@ -705,11 +829,30 @@ class TableStore:
                     "rows": row.get("rows", row.get("operationMetrics", {}).get("num_added_rows")),
                 }
             )
-        return sorted(found, key=lambda commit: commit["version"], reverse=True)
+        return found
+
+    def needed(self, name: str, versions: Iterable[int]) -> Iterator[tuple[int, set[str]]]:
+        """Each of some versions, ascending, with the data files that it needs, by one reading of the log.
+
+        The set is another version's afterwards. Versions that never existed, or whose log is gone or torn, are left
+        out.
+        """
+        newest = self._table(name).version()
+        wanted = sorted({version for version in versions if 0 <= version <= newest})
+        names = self._log_names(name)
+        begin = max((c for c in log.checkpoint_versions(names) if wanted and c <= wanted[0]), default=0)
+        return log.replay(
+            partial(self._actions, name), wanted, begin, lambda v: self.files(name, v)["path"].to_pylist()
+        )
+
+    def _log_names(self, name: str) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        return [i.base_name for i in self.filesystem(name).get_file_info(FileSelector(LOG, allow_not_found=True))]
 
     def files(self, name: str, version: int | None = None) -> pa.Table:
         """Data files of a version: path below the table, universe, month, size (bytes), rows, first and last date."""
-        found = pa.table(self._table(name, version).get_add_actions(flatten=True))
+        found = self._data(name, self._table(name, version))
         columns = {
             "path": ("path", pa.string()),
             "universe": ("partition.universe", pa.string()),
@@ -722,14 +865,20 @@ class TableStore:
         empty = found.num_rows == 0
         return pa.table({k: pa.array([], d) if empty else found[c].cast(d) for k, (c, d) in columns.items()})
 
+    def _data(self, name: str, table: "DeltaTable") -> pa.Table:
+        files = pa.table(table.get_add_actions(flatten=True))
+        gone = pa.array(self._without.get(name, ()), pa.string())
+        return files.filter(pc.invert(pc.is_in(files["path"], gone))) if len(gone) else files
+
     def stored_files(self, name: str) -> dict[str, int]:
         """Data files in a table's folder with their sizes, whether a version needs them or not."""
+        return {info.path: info.size for info in self._stored(name)}
+
+    def _stored(self, name: str) -> "list[FileInfo]":
         from pyarrow.fs import FileSelector, FileType
 
         found = self.filesystem(name).get_file_info(FileSelector("", recursive=True))
-        return {
-            i.path: i.size for i in found if i.type == FileType.File and i.path[0] != "_" and i.extension == "parquet"
-        }
+        return [i for i in found if i.type == FileType.File and i.path[0] != "_" and i.extension == "parquet"]
 
     def filesystem(self, name: str) -> "FileSystem":
         """A table's own folder, to read its files from."""
@@ -743,21 +892,57 @@ class TableStore:
 
     # -- maintenance ---------------------------------------------------------------------------------------------------
 
-    def compact(self, name: str) -> dict[str, Any]:
-        """Merge small files of each partition; contents and older versions stay. Returns Delta's metrics."""
+    def compact(self, name: str) -> None:
+        """Merge small files of each partition; rows and older versions stay."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._merge(name, lambda universe, month: True)
+            except _Overtaken as overtaken:
+                met = str(overtaken)
+            time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+        raise StoreError(f"table {name!r} was changed by other writers on each of {ATTEMPTS} attempts ({met})")
 
-        def action(table: "DeltaTable") -> dict[str, Any]:
-            before = table.version()
-            metrics = table.optimize.compact(
-                max_concurrent_tasks=2,
-                commit_properties=_commit_properties(),
-                post_commithook_properties=_keep_log(),
-            )
-            if table.version() != before:
-                self._record(name, table.version())
-            return metrics
+    def _merge(self, name: str, wanted: Callable[[str, str], bool]) -> None:
+        """Merge the small files of ``wanted`` partitions (universe, month), in commits that change no row."""
+        table = self._table(name)
+        groups: dict[tuple[str, str], list[StoredFile]] = {}
+        for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+            file = _stored_file(row)
+            if file.path in self._without.get(name, ()):
+                continue
+            if file.size < writing.FILE_BYTES // 2 and wanted(file.universe, file.month):
+                groups.setdefault((file.universe, file.month), []).append(file)
+        left = sorted((partition, files) for partition, files in groups.items() if len(files) > 1)
+        while left:
+            made = self._data_files(name, _keys(table))
+            new: list[DataFile] = []
+            old: list[StoredFile] = []
+            try:
+                while left and sum(file.size for file in old) < MERGED_BYTES:
+                    (universe, month), files = left.pop(0)
+                    parts = max(1, round(sum(file.size for file in files) / writing.FILE_BYTES))
+                    new += made.put(universe, month, self._merged(name, table, files), parts)
+                    old += files
+                made.settle()
+            except BaseException:
+                made.discard()
+                raise
+            self._commit(name, table, _Change("OPTIMIZE", new, old, {}), made)
+            table = self._table(name)
 
-        return self._maintain(name, "compact", action)
+    def _merged(self, name: str, table: "DeltaTable", files: Sequence[StoredFile]) -> pa.Table:
+        folder = self.filesystem(name)
+        try:
+            parts = [_stored_rows(name, folder, file.path) for file in files]
+        except _LostFile as lost:
+            raise self._why_lost(name, lost) from None
+        return in_order(pa.concat_tables(parts, promote_options="default"), _keys(table))
+
+    def _why_lost(self, name: str, lost: _LostFile) -> Exception:
+        """A file that is not there was taken out by another commit and deleted by a vacuum; or it is damage."""
+        if lost.path not in self.files(name)["path"].to_pylist():
+            return _Overtaken(f"{lost.path} was taken out of table {name!r}")
+        return _unreadable(name, lost)
 
     def restore(self, name: str, version: int, provenance: Mapping[str, str]) -> int:
         """Make the contents and columns of ``version`` the newest in a new commit; return that commit's version.
@@ -767,14 +952,23 @@ class TableStore:
         StoreError
             A version that never existed or whose files were vacuumed.
         """
-        self._table(name, version)
+        gone = set(self.files(name, version)["path"].to_pylist()) - self.stored_files(name).keys()
+        if gone:
+            raise StoreError(
+                f"restore to version {version} of table {name!r} failed: {len(gone)} of its files were vacuumed or "
+                f"lost, first {min(gone)}; choose a version that `qdag data versions {name}` does not call gone"
+            )
 
-        def action(table: "DeltaTable") -> int:
-            properties = _commit_properties(_provenance(provenance))
-            table.restore(version, commit_properties=properties, post_commithook_properties=_keep_log())
-            return table.version()
+        def restore(table: "DeltaTable") -> None:
+            table.restore(
+                version,
+                # a rehearsal has no data files
+                ignore_missing_files=True,
+                commit_properties=_commit_properties(_provenance(provenance)),
+                post_commithook_properties=_keep_log(),
+            )
 
-        return self._maintain(name, f"restore to version {version}", action)
+        return self._alter(name, f"restore to version {version}", restore, whole=True)
 
     def vacuum(self, name: str, keep: Iterable[int] = (), dry_run: bool = False) -> list[str]:
         """Delete the files that neither the newest version nor those of ``keep`` need; returns their paths.
@@ -782,61 +976,71 @@ class TableStore:
         Versions left out of ``keep`` cannot be read afterwards, except where they share all files with one that stays.
         Files that no commit has mentioned are those of a write in progress or of one that died: they stay for a day.
         """
-        versions = sorted({int(v) for v in keep})
-        present = self.stored_files(name)
-        found: set[str] = set()
-        for full, hours in _PASSES:
-            wanted = present.keys() & self._vacuum(name, versions, full, hours, dry_run=True)
-            # an empty vacuum would still be two commits
-            if not dry_run and wanted - found:
-                self._vacuum(name, versions, full, hours, dry_run=False)
-            found |= wanted
+        table = self._table(name)
+        needed = set(pa.table(table.get_add_actions(flatten=True))["path"].to_pylist())
+        for _, files in self.needed(name, keep):
+            needed |= files
+        unneeded = {info.path: info.mtime_ns / 1e9 for info in self._stored(name) if info.path not in needed}
+        young = {path for path, changed in unneeded.items() if time.time() - changed < YOUNG_SECONDS}
+        if young:
+            # only by the commits that were looked at: later ones may bring these very files
+            young -= self._mentioned(name, table.version())
+        found = sorted(unneeded.keys() - young)
         if not dry_run:
+            folder = self.filesystem(name)
+            for path in found:
+                with suppress(FileNotFoundError):
+                    folder.delete_file(path)
             self._forget(name)
-        return sorted(found)
+            if not self._remote:
+                log.drop_unfinished(Path(self.uri(name)), YOUNG_SECONDS)
+        return found
 
-    def _vacuum(self, name: str, keep: list[int], full: bool, hours: int, dry_run: bool) -> list[str]:
-        return self._maintain(
-            name,
-            "vacuum",
-            lambda t: t.vacuum(
-                retention_hours=hours,
-                dry_run=dry_run,
-                enforce_retention_duration=False,
-                full=full,
-                keep_versions=keep,
-                post_commithook_properties=_keep_log(),
-            ),
-        )
+    def _mentioned(self, name: str, newest: int) -> set[str]:
+        """Data files that some commit up to a version puts in or takes out."""
+        found = set()
+        for version in log.commit_versions(self._log_names(name)):
+            if version <= newest:
+                with suppress(ValueError):
+                    found |= log.mentioned(self._actions(name, version))
+        return found
 
     def set_aside(self, name: str, paths: Iterable[str], provenance: Mapping[str, str]) -> int:
-        """Take damaged files of the newest version out of the table; return the new version.
+        """Take damaged files out of the newest version of the table; return the newest version.
 
         They are moved to ``_damaged`` in the table's folder, out of every reader's sight; their rows are gone until
-        they are written again. :meth:`put_back` undoes it.
+        they are written again.
         """
+        folder, damaged = self.folder(name), {path: self.inside(name, path) for path in paths}
+        version = self._take_out(name, damaged.keys(), provenance)
+        for path, file in damaged.items():
+            if file.exists():
+                aside = folder / DAMAGED / path
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(aside)
+        return version
+
+    def _take_out(self, name: str, paths: Collection[str], provenance: Mapping[str, str]) -> int:
+        for attempt in range(ATTEMPTS):
+            table = self._table(name)
+            rows = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+            old = [_stored_file(row) for row in rows if row["path"] in paths]
+            if not old:
+                return table.version()
+            with suppress(_Overtaken):
+                change = _Change("FSCK", [], old, _provenance(provenance))
+                return self._commit(name, table, change, self._data_files(name, []))
+            time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
+        raise StoreError(f"table {name!r} was changed by other writers on each of {ATTEMPTS} attempts; repair it again")
+
+    def drop_lost_commits(self, name: str) -> int | None:
+        """Take the commits out of the log that a torn one has made unreadable, itself included; return the newest
+        version, None where no commit is left. Their files are kept in ``_damaged`` in the table's folder."""
         folder = self.folder(name)
-        for path in paths:
-            self.inside(name, path)
-            aside = folder / DAMAGED / path
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            if (folder / path).exists():
-                (folder / path).replace(aside)
-
-        def action(table: "DeltaTable") -> int:
-            properties = _commit_properties(_provenance(provenance))
-            table.repair(commit_properties=properties, post_commithook_properties=_keep_log())
-            return table.version()
-
-        return self._maintain(name, "removal of damaged files", action)
-
-    def put_back(self, name: str, paths: Iterable[str]) -> None:
-        """Move files that were set aside to their old place; the log is not changed."""
-        folder = self.folder(name)
-        for path in paths:
-            self.inside(name, path)
-            if (aside := folder / DAMAGED / path).exists():
-                aside.replace(folder / path)
+        log.drop_torn_checkpoints(folder)
+        if (lost := log.lost_from(folder)) is not None:
+            log.drop_from(folder, lost, folder / DAMAGED / LOG)
+        return self.version(name)
 
     def inside(self, name: str, path: str) -> Path:
         """A file of a table by its path in the log; a path that leads out of the table's folder is refused."""
@@ -851,50 +1055,25 @@ class TableStore:
             raise StoreError(f"table {name!r} at {self.uri(name)} is in no local folder; do this on a local copy")
         return Path(self.uri(name))
 
-    def _maintain(self, name: str, what: str, action: Any) -> Any:
-        from deltalake.exceptions import DeltaError
-
-        for attempt in range(ATTEMPTS):
-            try:
-                table = self._table(name, fresh=True)
-                # compaction trims the log whatever its commit is told: only the table's own property holds it back
-                if not KEEP_LOG.items() <= table.metadata().configuration.items():
-                    table.alter.set_table_properties(KEEP_LOG, commit_properties=_commit_properties())
-                return action(table)
-            except DeltaError as error:
-                if attempt == ATTEMPTS - 1 or not _conflict(error):
-                    raise StoreError(f"{what} of table {name!r} failed: {error}") from error
-                time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 5)))
-
     # -- checksums -----------------------------------------------------------------------------------------------------
 
     def checksums(self, name: str) -> dict[str, str]:
-        """SHA-256 of data files by path, as they were when they were written; of local tables only."""
-        if self._remote:
-            return {}
+        """SHA-256 of data files by path, as they were when they were written: told by the commits that brought them,
+        and, of files that others wrote, by a verification that found them sound."""
         found: dict[str, str] = {}
-        for file in sorted((Path(self.uri(name)) / CHECKSUMS).glob("*.json")):
-            found |= json.loads(file.read_text("utf-8"))
+        if not self._remote:
+            for file in sorted((Path(self.uri(name)) / CHECKSUMS).glob("*.json")):
+                # what is torn is told by a verification
+                found |= read_checksums(file) or {}
+        for version in log.commit_versions(self._log_names(name)):
+            with suppress(ValueError):
+                found |= log.info_of(self._actions(name, version)).get("sha256", {})
         return found
 
     def record(self, name: str, version: int, found: Mapping[str, str]) -> None:
-        """Remember checksums of files, under the version that brought them."""
+        """Remember checksums of files that no commit told, under a version that needs them."""
         if found and not self._remote:
             write_checksums(Path(self.uri(name)), version, found)
-
-    def _record(self, name: str, version: int) -> None:
-        """Checksums of what a commit added, read back while the system still holds it in memory."""
-        if self._remote:
-            return
-        folder = Path(self.uri(name))
-        found = {}
-        for line in (folder / LOG / f"{version:020d}.json").read_text("utf-8").splitlines():
-            add = json.loads(line).get("add")
-            # a later commit and a vacuum may have taken it away already
-            if add and (folder / add["path"]).exists():
-                with (folder / add["path"]).open("rb") as file:
-                    found[add["path"]] = digest(file)
-        self.record(name, version, found)
 
     def _forget(self, name: str) -> None:
         """Drop the checksums of files that are gone."""
@@ -902,8 +1081,8 @@ class TableStore:
             return
         folder = Path(self.uri(name))
         for file in (folder / CHECKSUMS).glob("*.json"):
-            known = json.loads(file.read_text("utf-8"))
-            if not any((folder / path).exists() for path in known):
+            known = read_checksums(file)
+            if known is not None and not any((folder / path).exists() for path in known):
                 file.unlink()
 
 
@@ -976,11 +1155,20 @@ def digest(file: IO[bytes]) -> str:
     return found.hexdigest()
 
 
+def read_checksums(file: Path) -> dict[str, str] | None:
+    """SHA-256 of files by path; None where the file is torn."""
+    try:
+        known = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    return known if isinstance(known, dict) else None
+
+
 def write_checksums(folder: Path, version: int, found: Mapping[str, str]) -> None:
     """Add SHA-256 of files by path to what is known in a table's folder."""
     file = folder / CHECKSUMS / f"{version:020d}.json"
-    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    write_text(file, json.dumps({**known, **found}, sort_keys=True))
+    known = read_checksums(file) if file.exists() else None
+    write_text(file, json.dumps({**(known or {}), **found}, sort_keys=True))
 
 
 def _provenance(provenance: Mapping[str, str]) -> dict[str, str]:
@@ -993,6 +1181,23 @@ def _commit_properties(told: Mapping[str, Any] | None = None, retries: int | Non
 
     metadata = {"commit_id": uuid.uuid4().hex, **(told or {})}
     return CommitProperties(custom_metadata=metadata, max_commit_retries=retries)
+
+
+def _stored_file(row: Mapping[str, Any]) -> StoredFile:
+    return StoredFile(row["path"], row["size_bytes"], row["partition.universe"], row["partition.month"])
+
+
+def _crowded(files: pa.Table, universe: str, change: _Change) -> set[str]:
+    """Months that have many small files when a change is made to ``files`` of a table."""
+    gone = {file.path for file in change.old}
+    limit = writing.FILE_BYTES // 2
+    small = Counter(file.month for file in change.new if file.size < limit)
+    if files.num_rows and small:
+        mine = (pc.field("partition.universe") == universe) & (pc.field("size_bytes") < limit)
+        mine &= pc.field("partition.month").isin(list(small))
+        there = files.filter(mine).select(["path", "partition.month"]).to_pylist()
+        small.update(row["partition.month"] for row in there if row["path"] not in gone)
+    return {month for month, count in small.items() if count >= MERGED_FILES}
 
 
 def _keep_log() -> "PostCommitHookProperties":

@@ -27,8 +27,8 @@ class Version:
     Attributes
     ----------
     time : when it was committed, UTC
-    operation : Delta's word: WRITE, ADD COLUMN, RESTORE, OPTIMIZE (compaction), VACUUM START, VACUUM END, FSCK,
-        CREATE TABLE
+    operation : Delta's word: WRITE, ADD COLUMN, RESTORE, OPTIMIZE (small files merged, no row changed), FSCK (damaged
+        files taken out), CREATE TABLE
     universe, start, end : what a write replaced; None for other operations
     match : ``column=value`` where a write replaced only rows with that value
     rows : rows that a write brought, without those that were only copied; None for other operations
@@ -54,7 +54,8 @@ class Version:
 
 def versions(store: TableStore, name: str, limit: int | None = None) -> list[Version]:
     """Versions of a table, newest first; ``limit`` counts from the newest."""
-    present = store.stored_files(name).keys()
+    history = store.history(name)[:limit]
+    readable = readable_versions(store, name, (commit["version"] for commit in history))
     return [
         Version(
             version=commit["version"],
@@ -72,10 +73,16 @@ def versions(store: TableStore, name: str, limit: int | None = None) -> list[Ver
                 if key.startswith(INPUT) and value.isdigit()
             },
             provenance=commit["provenance"],
-            readable=present >= set(store.files(name, commit["version"])["path"].to_pylist()),
+            readable=commit["version"] in readable,
         )
-        for commit in store.history(name)[:limit]
+        for commit in history
     ]
+
+
+def readable_versions(store: TableStore, name: str, versions: Iterable[int]) -> set[int]:
+    """Those of some versions whose files are all still there; by one reading of the log."""
+    present = store.stored_files(name).keys()
+    return {version for version, files in store.needed(name, versions) if present >= files}
 
 
 def kept_versions(
@@ -115,7 +122,7 @@ def expire(
     """Delete the files that only versions beyond retention need; see :func:`kept_versions`."""
     kept = kept_versions(store, name, newest, days, protected, now)
     sizes = store.stored_files(name)
-    readable = {v for v in kept if sizes.keys() >= set(store.files(name, v)["path"].to_pylist())}
+    readable = {version for version, files in store.needed(name, kept) if sizes.keys() >= files}
     broken = set(protected) & set(kept) - readable
     # what was vacuumed before cannot come back; what is left of a protected version may be healed from a backup
     paths = store.vacuum(name, readable | broken, dry_run)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from qdag.errors import StoreError
 from qdag.schema import TableSpec
+from qdag.store.files import make_folder, sync
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -39,9 +41,10 @@ WAITING = 2
 
 @dataclass(frozen=True)
 class DataFile:
-    """A written file: path below the table's folder, month, bytes, rows, SHA-256, and least and greatest keys."""
+    """A written file: path below the table's folder, partition, bytes, rows, SHA-256, and least and greatest keys."""
 
     path: str
+    universe: str
     month: str
     size: int
     rows: int
@@ -55,6 +58,78 @@ def month_of(day: date, yearly: bool) -> str:
     return f"{day:%Y-01}" if yearly else f"{day:%Y-%m}"
 
 
+class DataFiles:
+    """Parquet files that a commit is to bring, of one table.
+
+    Parameters
+    ----------
+    folder : the table's own folder, local or of an object store
+    local : the same folder as a path, None for an object store; below it files are on disk when :meth:`settle` returns
+    keys : key columns without those of the partition; files tell their least and greatest values
+    """
+
+    def __init__(self, folder: "FileSystem", local: Path | None, keys: Sequence[str]):
+        self.folder, self.local, self.keys = folder, local, keys
+        self._paths: list[str] = []
+
+    def put(self, universe: str, month: str, table: pa.Table, parts: int | None = None) -> list[DataFile]:
+        """Write rows of one partition, without its columns, in their order; by default as many files as they fill."""
+        parts = parts or max(1, round(table.nbytes / FILE_BYTES))
+        step = max(1, -(-table.num_rows // parts))
+        return [self._file(universe, month, table.slice(at, step)) for at in range(0, table.num_rows, step)]
+
+    def settle(self) -> None:
+        """Have the names of the files on disk too."""
+        if self.local is not None:
+            for folder in {path.rpartition("/")[0] for path in self._paths}:
+                sync(self.local / folder)
+
+    def discard(self) -> None:
+        """Delete the written files, which no commit knows."""
+        for path in self._paths:
+            # what stays goes with a vacuum
+            with suppress(OSError):
+                self.folder.delete_file(path)
+
+    def _file(self, universe: str, month: str, table: pa.Table) -> DataFile:
+        import pyarrow.parquet as pq
+
+        texts = [f.name for f in table.schema if f.name in self.keys or pa.types.is_string(f.type)]
+        sink = pa.BufferOutputStream()
+        # floats hardly ever repeat: trying a dictionary on them takes three times as long and twice the memory
+        pq.write_table(
+            table,
+            sink,
+            compression="none",
+            use_dictionary=texts,
+            write_statistics=texts,
+            write_page_checksum=True,
+        )
+        data = sink.getvalue()
+        path = f"universe={universe}/month={month}/part-{uuid.uuid4()}.parquet"
+        self._paths.append(path)
+        if self.local is None:
+            self.folder.create_dir(path.rpartition("/")[0], recursive=True)
+        else:
+            make_folder((self.local / path).parent)
+        # unbuffered, files below a URL are given Arrow's buffers and take bytes only
+        with self.folder.open_output_stream(path, buffer_size=data.size + 1) as file:
+            file.write(data)
+        if self.local is not None:
+            sync(self.local / path)
+        ends = {key: pc.min_max(table[key]).as_py() for key in self.keys}
+        return DataFile(
+            path=path,
+            universe=universe,
+            month=month,
+            size=data.size,
+            rows=table.num_rows,
+            sha256=hashlib.sha256(data).hexdigest(),
+            low={key: found["min"] for key, found in ends.items()},
+            high={key: found["max"] for key, found in ends.items()},
+        )
+
+
 class Writing:
     """Files of one universe and table.
 
@@ -63,8 +138,8 @@ class Writing:
 
     Parameters
     ----------
-    folder : the table's own folder, local or of an object store
     start, end, match : what all rows must lie in, see ``TableStore.replace``
+    made : where the files go
     """
 
     def __init__(
@@ -74,14 +149,13 @@ class Writing:
         start: date,
         end: date,
         match: tuple[str, str] | None,
-        folder: "FileSystem",
+        made: DataFiles,
     ):
         self.spec, self.universe, self.start, self.end, self.match = spec, universe, start, end, match
-        self.folder = folder
+        self.made = made
         self.schema = pa.schema([f for f in spec.arrow() if f.name not in PARTITIONS])
         self.rows = 0
         self.files: list[DataFile] = []
-        self._paths: list[str] = []
         self._began = time.monotonic()
         self._gathered: dict[str, list[pa.RecordBatch]] = {}
         self._bytes: Counter[str] = Counter()
@@ -107,23 +181,17 @@ class Writing:
                     self.files += self._waiting.popleft().result()
                 if self._returned:
                     self._unique_in_files()
+                self.made.settle()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
-                self.discard()
+                self.made.discard()
                 raise
-
-    def discard(self) -> None:
-        """Delete the written files, which no commit knows."""
-        for path in self._paths:
-            # what stays goes with a vacuum
-            with suppress(OSError):
-                self.folder.delete_file(path)
 
     def refuse_lost(self) -> None:
         """Raise where files of a long write are gone again: a vacuum deletes what no commit knows for a day."""
         if time.monotonic() - self._began < LONG_SECONDS:
             return
-        found = self.folder.get_file_info([file.path for file in self.files])
+        found = self.made.folder.get_file_info([file.path for file in self.files])
         if lost := [info.path for info in found if info.size is None]:
             raise StoreError(
                 f"{len(lost)} of {len(found)} files of a write to table {self.spec.name!r} were deleted before its "
@@ -171,49 +239,12 @@ class Writing:
         """New rows and those that stay, in order; a column that either has not is null there."""
         both = pa.concat_tables([stored, table], promote_options="default") if table.num_rows else stored
         names = [*table.column_names, *(n for n in stored.column_names if n not in table.column_names)]
-        keys = sorted((k for k in self.spec.keys if k not in PARTITIONS), key=lambda k: k != "date")
-        return both.select([n for n in names if n in both.column_names]).sort_by([(k, "ascending") for k in keys])
+        return in_order(both.select([n for n in names if n in both.column_names]), self.spec.keys)
 
     def _put(self, month: str, table: pa.Table, survivors: Callable[[], pa.Table] | None) -> list[DataFile]:
         if survivors is not None:
             table = self._merged(table, survivors())
-        parts = max(1, round(table.nbytes / FILE_BYTES))
-        step = max(1, -(-table.num_rows // parts))
-        return [self._file(month, table.slice(at, step)) for at in range(0, table.num_rows, step)]
-
-    def _file(self, month: str, table: pa.Table) -> DataFile:
-        import pyarrow.parquet as pq
-
-        keys = [n for n in self.spec.keys if n not in PARTITIONS]
-        texts = [c.name for c in self.spec.columns if c.name in keys or c.dtype == "string"]
-        texts = [n for n in texts if n in table.column_names]
-        sink = pa.BufferOutputStream()
-        # floats hardly ever repeat: trying a dictionary on them takes three times as long and twice the memory
-        pq.write_table(
-            table,
-            sink,
-            compression="none",
-            use_dictionary=texts,
-            write_statistics=texts,
-            write_page_checksum=True,
-        )
-        data = sink.getvalue()
-        path = f"universe={self.universe}/month={month}/part-{uuid.uuid4()}.parquet"
-        self._paths.append(path)
-        self.folder.create_dir(path.rpartition("/")[0], recursive=True)
-        # unbuffered, files below a URL are given Arrow's buffers and take bytes only
-        with self.folder.open_output_stream(path, buffer_size=data.size + 1) as file:
-            file.write(data)
-        ends = {key: pc.min_max(table[key]).as_py() for key in keys}
-        return DataFile(
-            path=path,
-            month=month,
-            size=data.size,
-            rows=table.num_rows,
-            sha256=hashlib.sha256(data).hexdigest(),
-            low={key: found["min"] for key, found in ends.items()},
-            high={key: found["max"] for key, found in ends.items()},
-        )
+        return self.made.put(self.universe, month, table)
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
@@ -229,8 +260,7 @@ class Writing:
             days = pc.min_max(batch.column("date"))
             returned |= days["min"].as_py() < forgotten
             last = max(last, days["max"].as_py())
-            keys = [_own(batch.column(k)) for k in self.spec.keys]
-            held.append(pa.Table.from_arrays(keys, names=list(self.spec.keys)))
+            held.append(compact_keys(batch, self.spec.keys))
             size += batch.num_rows
             if size > CHECK_ROWS:
                 _refuse_twins(held, self.spec)
@@ -248,7 +278,7 @@ class Writing:
             held = []
             for file in self.files:
                 if file.month == month:
-                    with self.folder.open_input_file(file.path) as stored:
+                    with self.made.folder.open_input_file(file.path) as stored:
                         rows = pq.read_table(stored, columns=keys)
                     held += [pa.table({key: _own(rows[key].combine_chunks()) for key in keys})]
             _refuse_twins(held, self.spec)
@@ -300,8 +330,28 @@ class Writing:
 
 
 def _refuse_twins(keys: Sequence[pa.Table], spec: TableSpec) -> None:
+    codes = _codes(keys)
+    order = np.sort(codes)
+    if np.any(same := order[1:] == order[:-1]):
+        twice = np.flatnonzero(codes == order[1:][same][0])
+        row = pa.concat_tables(keys).slice(int(twice[0]), 1).to_pylist()[0]
+        raise StoreError(
+            f"table {spec.name!r} would get {int(same.sum())} rows with a key that is already in the write, first "
+            f"{_show(row)}; keep one row per {', '.join(spec.keys)}"
+        )
+
+
+def twins(keys: Sequence[pa.Table]) -> np.ndarray:
+    """Which rows have a key that another one has: bool (N,), over all tables in their order."""
+    codes = _codes(keys)
+    order = np.sort(codes)
+    return np.isin(codes, order[1:][order[1:] == order[:-1]])
+
+
+def _codes(keys: Sequence[pa.Table]) -> np.ndarray:
+    """A number for each key, int64 (N,); equal keys have the same."""
     if not keys:
-        return
+        return np.zeros(0, np.int64)
     table = pa.concat_tables(keys).unify_dictionaries().combine_chunks()
     code = np.zeros(table.num_rows, np.int64)
     for name in table.column_names:
@@ -310,14 +360,18 @@ def _refuse_twins(keys: Sequence[pa.Table], spec: TableSpec) -> None:
         # ranks of what came before keep the code below rows x values: no overflow whatever the number of keys
         code = np.unique(code, return_inverse=True)[1] if code.max(initial=0) > 1 << 31 else code
         code = code * max(len(values.dictionary), 1) + values.indices.to_numpy()
-    order = np.sort(code)
-    if np.any(same := order[1:] == order[:-1]):
-        twice = np.flatnonzero(code == order[1:][same][0])
-        row = table.slice(int(twice[0]), 1).to_pylist()[0]
-        raise StoreError(
-            f"table {spec.name!r} would get {int(same.sum())} rows with a key that is already in the write, first "
-            f"{_show(row)}; keep one row per {', '.join(spec.keys)}"
-        )
+    return code
+
+
+def compact_keys(batch: pa.RecordBatch, keys: Iterable[str]) -> pa.Table:
+    """Key columns of a batch, texts encoded, without what the batch holds besides."""
+    return pa.table({key: _own(batch.column(key)) for key in keys})
+
+
+def in_order(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Rows of one partition, by date and then by the other keys."""
+    others = [key for key in keys if key not in (*PARTITIONS, "date")]
+    return table.sort_by([(key, "ascending") for key in ("date", *others)])
 
 
 def check_schema(spec: TableSpec, schema: pa.Schema) -> None:

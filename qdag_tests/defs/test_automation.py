@@ -403,7 +403,7 @@ def test_maintenance_compacts_vacuums_and_backs_up(tmp_path):
         stages.raw_ohlcv(house.platform, "us", house.days[at].item(), house.days[at].item())
     store = house.platform.store
     before, rows = store.files("raw_ohlcv").num_rows, store.read("raw_ohlcv", "us")
-    assert before == 40
+    assert 2 < before <= 2 * 3
     result = house.repository.get_job(MAINTENANCE_JOB).execute_in_process(instance=house.instance)
     assert result.success
     # one file of each month

@@ -1,6 +1,8 @@
 """Damage: every kind is found, and named with its file, universe, month and days."""
 
+import json
 import random
+import shutil
 from datetime import date, timedelta
 
 import pyarrow as pa
@@ -41,8 +43,10 @@ def path_of(store, universe="u", month="2020-02"):
 
 
 def forget(store):
-    """As if the table had been written before checksums were recorded."""
-    for file in (store.folder("demo") / CHECKSUMS).iterdir():
+    """As if the table had been written by other hands, which tell no checksums."""
+    for file in (store.folder("demo") / "_delta_log").glob("*.json"):
+        file.write_text(file.read_text().replace('"sha256"', '"other"'))
+    for file in (store.folder("demo") / CHECKSUMS).glob("*.json"):
         file.unlink()
 
 
@@ -178,18 +182,16 @@ def test_a_damaged_log(store):
     log = store.folder("demo") / "_delta_log" / f"{1:020d}.json"
     log.write_text(log.read_text()[:100])
     (one,) = verify(store, "demo").damage
-    assert one.file == "_delta_log"
-    assert "the log cannot be read" in one.problem
-    assert not one.newest
+    assert (one.file, one.kind, one.lost, one.newest) == (f"_delta_log/{log.name}", "log", True, False)
+    assert "is torn: " in one.problem
 
 
-def test_set_aside_and_put_back(store):
-    before = store.read("demo", "u")
+def test_set_aside(store):
     version = store.version("demo")
     file = path_of(store)
     relative = str(file.relative_to(store.folder("demo")))
     truncated(file)
-    store.set_aside("demo", [relative], {"why": "damaged"})
+    assert store.set_aside("demo", [relative], {"why": "damaged"}) == version + 1
     assert store.history("demo")[0]["provenance"] == {"why": "damaged"}
     assert {d.month for d in store.read("demo", "u")["date"].unique().to_pylist()} == {1, 3}
     assert (store.folder("demo") / DAMAGED / relative).exists()
@@ -197,27 +199,57 @@ def test_set_aside_and_put_back(store):
     # neither vacuum nor readers touch what was set aside
     store.vacuum("demo")
     assert (store.folder("demo") / DAMAGED / relative).exists()
-    store.put_back("demo", [relative])
-    store.restore("demo", version, {})
-    assert [d.file for d in verify(store, "demo").damage] == [relative]
-    write(store, 0, 3, universe="w")
-    assert before.num_rows == 41 * 5
+    # what is not in the table any more needs no commit
+    assert store.set_aside("demo", [relative], {}) == version + 1
+    with pytest.raises(StoreError, match=r"is not below"):
+        store.set_aside("demo", ["../other/file.parquet"], {})
 
 
-def test_a_path_outside_the_table_is_refused(store):
-    from qdag.errors import StoreError
+def test_files_can_be_left_out_and_a_write_to_their_days_takes_them_out(store):
+    """How damage is repaired: what is read of its table meanwhile is what is left, and the commit that brings the rows
+    again is the one that takes the damaged file out."""
+    file = path_of(store)
+    relative = str(file.relative_to(store.folder("demo")))
+    truncated(file)
+    view = store.without({"demo": [relative]})
+    assert {d.month for d in view.read("demo", "u")["date"].to_pylist()} == {1, 3}
+    assert {d.month for d in view.sessions("demo", "u").tolist()} == {1, 3}
+    assert view.count("demo", "u") == 41 * 5 - 29 * 5
+    assert relative not in view.files("demo")["path"].to_pylist()
+    with pytest.raises(StoreError, match="--repair"):
+        store.read("demo", "u")
+    # a write that does not reach the file leaves it; one to some of its days takes all of it out
+    write(view, 0, 1, value=3.0)
+    assert relative in store.files("demo")["path"].to_pylist()
+    write(view, 5, 6, value=2.0)
+    assert not verify(store, "demo").damage
+    days = store.read("demo", "u")["date"].unique().to_pylist()
+    assert [d for d in days if d.month == 2] == [day(5), day(6)]
 
-    for action in (lambda p: store.set_aside("demo", [p], {}), lambda p: store.put_back("demo", [p])):
-        with pytest.raises(StoreError, match=r"is not below"):
-            action("../other/file.parquet")
+
+def test_rows_that_are_there_twice_are_found(store):
+    """As two compactions at once leave them where both commits are let pass."""
+    write(store, 41, 41)
+    store.compact("demo")
+    version = store.version("demo")
+    log = store.folder("demo") / "_delta_log"
+    added = [line for line in (log / f"{version:020d}.json").read_text().split("\n") if line.startswith('{"add"')]
+    (path,) = (json.loads(line)["add"]["path"] for line in added)
+    other = path.replace("part-", "part-f")
+    shutil.copy(store.folder("demo") / path, store.folder("demo") / other)
+    (log / f"{version + 1:020d}.json").write_text("\n".join(added).replace(path, other))
+    found = verify(store, "demo")
+    assert {d.file for d in found.damage} == {path, other}
+    assert all(d.problem.startswith("55 rows have a key that another row has, first date=") for d in found.damage)
+    assert {(d.universe, d.month, d.newest, d.kind) for d in found.damage} == {("u", "2020-03", True, "data")}
 
 
-def test_a_table_below_a_url_is_read_but_has_no_checksums(tmp_path):
+def test_a_table_below_a_url_has_checksums_too(tmp_path):
     store = TableStore(f"file://{tmp_path}/tables")
     (tmp_path / "tables").mkdir()
     write(store, 0, 3)
     found = verify(store, "demo")
-    assert (found.rows, found.with_checksum, found.damage) == (20, 0, [])
+    assert (found.rows, found.with_checksum, found.damage) == (20, 2, [])
     file = next((tmp_path / "tables" / "demo").rglob("part-*.parquet"))
     truncated(file)
     assert len(verify(store, "demo").damage) == 1

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from qdag.errors import MissingDataError, StoreError, UnknownNameError
 from qdag.schema import FACTOR_METRICS, QUARANTINE, feature_table
-from qdag.store.tables import TableStore
+from qdag.store.tables import MERGED_FILES, TableStore
+from qdag.store.writing import DataFiles
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
 DAY = date(2020, 1, 30)
@@ -263,13 +264,12 @@ def test_files_are_pruned_and_only_keys_have_statistics(store):
     assert stored(store) == before
 
 
-def test_checkpoint_every_fifty_commits(store):
-    for i in range(51):
+def test_checkpoint_every_twenty_commits(store):
+    for i in range(21):
         store.replace(SPEC, "u", day(i % 3), day(i % 3), rows([(day(i % 3), "A", float(i))]), {})
     log = Path(store.uri("demo")) / "_delta_log"
-    assert [p.name for p in sorted(log.glob("*.checkpoint.parquet"))] == [
-        f"{49:020d}.checkpoint.parquet"
-    ]  # the 50th commit
+    # the 20th commit
+    assert [p.name for p in sorted(log.glob("*.checkpoint.parquet"))] == [f"{19:020d}.checkpoint.parquet"]
     assert len(stored(store)) == 3
 
 
@@ -325,7 +325,7 @@ def test_two_processes_write_one_month(tmp_path):
 
 
 def test_writers_of_overlapping_days_with_a_compaction_running(tmp_path):
-    """Two writers of one universe, one of another, and a process that compacts: the log in order gives the contents."""
+    """Two writers of one universe, one of another, and two that compact: the log in order gives the contents."""
     script = """
         universe, seed = sys.argv[2], int(sys.argv[3])
         for k in range(16):
@@ -347,17 +347,19 @@ def test_writers_of_overlapping_days_with_a_compaction_running(tmp_path):
     """
     store = TableStore(tmp_path)
     store.replace(SPEC, "u", day(0), day(0), rows([(day(0), "A", 0.0)]), {"value": "0"})
-    keeper = _start(tmp_path, compactor)
+    keepers = [_start(tmp_path, compactor) for _ in range(2)]
     writers = [_start(tmp_path, script, *of) for of in (("u", "1"), ("u", "2"), ("w", "3"))]
     try:
-        keeper.stdin.write("go\n")
-        keeper.stdin.flush()
+        for keeper in keepers:
+            keeper.stdin.write("go\n")
+            keeper.stdin.flush()
         for writer in writers:
             assert writer.stdout.readline() == "done\n"
-        assert keeper.poll() is None
-        assert keeper.stdout.readline() == "compacted\n"
+        for keeper in keepers:
+            assert keeper.poll() is None
+            assert keeper.stdout.readline() == "compacted\n"
     finally:
-        for process in (keeper, *writers):
+        for process in (*keepers, *writers):
             process.kill()
             process.communicate()
     expected = {"u": {}, "w": {}}
@@ -371,6 +373,58 @@ def test_writers_of_overlapping_days_with_a_compaction_running(tmp_path):
     assert any(c["operation"] == "OPTIMIZE" for c in history)
     for universe, cells in expected.items():
         assert stored(store, universe) == [(*key, value) for key, value in sorted(cells.items())]
+
+
+def test_two_compactions_at_once_leave_every_row_once(store, tmp_path, monkeypatch):
+    for i in range(3):
+        store.replace(SPEC, "u", day(i), day(i), rows([(day(i), n, float(i)) for n in "AB"]), {})
+    before, version = stored(store), store.version("demo")
+    settle = DataFiles.settle
+
+    def overtaken(self):
+        # the other one merges the same files between reading and committing
+        monkeypatch.setattr(DataFiles, "settle", settle)
+        TableStore(store.root).compact("demo")
+        settle(self)
+
+    monkeypatch.setattr(DataFiles, "settle", overtaken)
+    store.compact("demo")
+    assert stored(store) == before
+    assert store.version("demo") == version + 1
+    assert len(store.stored_files("demo")) == 3 + 1
+    (action,) = (a["add"] for a in store.commit("demo", version + 1)[0] if "add" in a)
+    assert action["dataChange"] is False
+
+
+def test_small_files_are_merged_as_they_are_written(store):
+    """Day by day and by narrow replacements, and the values of a year lie in few files; versions stay readable."""
+    spec = replace(SPEC, yearly=True)
+    cells = {}
+    for i in range(70):
+        for name in "ab":
+            cells[(day(i), name)] = float(i)
+            store.replace(spec, "u", day(i), day(i), rows([(day(i), name, float(i))]), {}, match=("instrument", name))
+        assert store.files("demo").num_rows <= MERGED_FILES
+        if i == 30:
+            version, middle = store.version("demo"), stored(store)
+    assert stored(store) == [(*key, value) for key, value in sorted(cells.items())]
+    assert stored(store, version=version) == middle
+    history = store.history("demo")
+    assert [c["rows"] for c in history if c["operation"] == "WRITE"] == [1] * 140
+    merges = [c for c in history if c["operation"] == "OPTIMIZE"]
+    assert 30 < len(merges) < 70
+    assert all(c["universe"] is None for c in merges)
+
+
+def test_what_cannot_be_merged_does_not_stop_a_write(store, monkeypatch):
+    for i in range(3):
+        store.replace(SPEC, "u", day(i - 2), day(i - 2), rows([(day(i - 2), "A", float(i))]), {})
+    damaged = store.folder("demo") / store.files("demo")["path"][0].as_py()
+    damaged.write_bytes(b"damaged")
+    for i in range(3, 6):
+        store.replace(SPEC, "u", day(i - 20), day(i - 20), rows([(day(i - 20), "A", float(i))]), {})
+    assert store.files("demo").num_rows == 6
+    assert stored(store, start=day(-17), end=day(-15)) == [(day(i - 20), "A", float(i)) for i in range(3, 6)]
 
 
 def test_every_commit_has_an_id_of_its_own(store):

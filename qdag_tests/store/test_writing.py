@@ -91,7 +91,9 @@ def test_a_stream_by_instrument_is_gathered_whole_or_written_in_pieces(store, mo
     assert every(store) == expected()
     monkeypatch.setattr(writing, "GATHERED_BYTES", 8_000)
     store.replace(SPEC, "u", DAYS[0], DAYS[-1], iter(parts), {})
-    assert store.files("demo").num_rows > 10
+    # pieces of a month are merged in the end
+    assert max(store.history("demo"), key=lambda c: c["operation"] == "WRITE")["rows"] == 120 * 30
+    assert store.files("demo").num_rows == 4
     assert every(store) == expected()
 
 
@@ -156,7 +158,7 @@ def test_commits_to_other_places_are_let_pass(store, tmp_path):
 @pytest.mark.parametrize("others", ["the same days", "the same file", "compaction", "a column"])
 def test_a_commit_to_the_same_place_begins_the_write_anew(store, tmp_path, others):
     other = TableStore(tmp_path / "tables")
-    for day in DAYS[:4]:
+    for day in DAYS[:3]:
         store.replace(SPEC, "u", day, day, pa.Table.from_batches([batch([day], NAMES)]), {})
     if others == "the same file":
         store.compact("demo")
@@ -198,13 +200,16 @@ def _interrupted(other):
 
 
 def test_what_fails_after_a_commit_does_not_undo_it(store):
-    """The fiftieth commit makes a checkpoint; where it cannot be put, the write has happened all the same."""
-    for n in range(48):
+    """Every twentieth commit makes a checkpoint; where it cannot be put, the write has happened all the same."""
+    store.replace(SPEC, "u", DAYS[0], DAYS[0], pa.Table.from_batches([batch(DAYS[:1], NAMES)]), {})
+    blocked = store.folder("demo") / "_delta_log" / f"{19:020d}.checkpoint.parquet"
+    blocked.mkdir()
+    for n in range(1, 25):
         store.replace(SPEC, "u", DAYS[n], DAYS[n], pa.Table.from_batches([batch(DAYS[n : n + 1], NAMES)]), {})
-    (store.folder("demo") / "_delta_log" / f"{49:020d}.checkpoint.parquet").mkdir()
-    assert store.replace(SPEC, "u", DAYS[48], DAYS[48], iter([batch(DAYS[48:49], NAMES)]), {}) == 49
-    assert len(every(store)) == 49 * 30
-    assert len(store.checksums("demo")) == 49
+    assert store.version("demo") > 25
+    assert blocked.is_dir()
+    assert len(every(store)) == 25 * 30
+    assert store.checksums("demo").keys() == store.stored_files("demo").keys()
 
 
 def table_of(*columns, keys=("universe", "date", "instrument")):
