@@ -18,9 +18,12 @@ from qdag.terminal import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from qdag.defs.launch import Launched
+    from qdag.landing import Unread
     from qdag.refresh import Failed
     from qdag.settings import Settings
     from qdag.stages import Platform
@@ -29,7 +32,8 @@ Assets = Annotated[str | None, typer.Option("--assets", help="comma-separated; a
 
 
 def stale(universe: Universe = None, config: Config = None) -> None:
-    """What would be computed differently now, and why."""
+    """What would be computed differently now, and why; files that changed since they were read are looked at."""
+    import numpy as np
     from rich.table import Table
 
     from qdag.refresh import survey
@@ -39,24 +43,57 @@ def stale(universe: Universe = None, config: Config = None) -> None:
     platform = Platform.open(settings)
     name = universe_name(settings, universe)
     table = Table("asset", "sessions", "first", "last", "why", box=None, pad_edge=False)
-    seen = survey(platform, name)
+    seen, files = survey(platform, name), _unread(platform, name)
     for asset, found in seen.stale.items():
-        days = found.sessions
-        ends = (str(days[0]), str(days[-1])) if found else ("", "")
-        table.add_row(asset, str(len(days)), *ends, found.reason())
+        days, why = found.sessions, found.reason()
+        if asset == "raw_ohlcv" and files and len(files.sessions):
+            days, why = np.union1d(days, files.sessions), files.reason
+        ends = (str(days[0]), str(days[-1])) if len(days) else ("", "")
+        table.add_row(asset, str(len(days)), *ends, why)
     screen().print(table)
     for wait in seen.blocked:
         typer.echo(str(wait))
 
 
 def refresh(universe: Universe = None, assets: Assets = None, config: Config = None) -> None:
-    """Compute exactly what is stale, in the order of the chain."""
+    """Read files that changed, and compute exactly what is stale, in the order of the chain. No model is trained."""
+    from qdag.refresh import survey
     from qdag.stages import Platform
 
     settings = open_settings(config)
     name = universe_name(settings, universe)
-    _refresh(screen(), Platform.open(settings), name, _assets(settings, assets))
-    typer.echo("everything is up to date")
+    platform, shown, chosen = Platform.open(settings), screen(), _assets(settings, assets)
+    files = _unread(platform, name) if chosen is None or "raw_ohlcv" in chosen else None
+    if files and len(files.sessions):
+        typer.echo(f"raw_ohlcv: {files.reason}")
+        start, end = files.sessions[0].item(), files.sessions[-1].item()
+        if not _run(shown, settings, name, start, end, ["raw_ohlcv"]).success:
+            raise typer.Exit(FAILED)
+    _refresh(shown, platform, name, chosen)
+    models = survey(platform, name, chosen).stale.get("trained_model")
+    if not models:
+        typer.echo("everything is up to date")
+        return
+    days = models.sessions
+    ends = platform.calendar(name).month_ends()
+    months = int(((ends >= days[0]) & (ends <= days[-1])).sum())
+    typer.echo(
+        f"everything is up to date but the models of {', '.join(map(str, days))}, which were trained on what changed "
+        f"since; to train them again: qdag materialize trained_model --universe {name} --start {days[0]} "
+        f"--end {days[-1]} --months {months}"
+    )
+
+
+def _unread(platform: "Platform", name: str) -> "Unread | None":
+    """What the files of a universe hold that has not been read; None, with a line, where they cannot be looked at."""
+    from qdag.errors import SourceError
+    from qdag.landing import unread
+
+    try:
+        return unread(platform, name)
+    except SourceError as error:
+        typer.echo(f"the files of {name} cannot be looked at: {error}")
+        return None
 
 
 def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None, judge: bool = True) -> None:
@@ -122,6 +159,34 @@ def retry_failed(universe: Universe = None, config: Config = None) -> None:
         raise typer.Exit(FAILED)
 
 
+def accept(
+    instruments: Annotated[list[str], typer.Argument(help="those whose stored rows may go")],
+    universe: Universe = None,
+    config: Config = None,
+) -> None:
+    """Take over deliveries that have less of an instrument than is stored, which are held back otherwise."""
+    from qdag.errors import unknown
+    from qdag.refresh import held_back
+    from qdag.stages import Platform
+
+    settings = open_settings(config)
+    name = universe_name(settings, universe)
+    platform = Platform.open(settings)
+    held = {one.instrument: one for one in held_back(platform, name)}
+    for instrument in instruments:
+        if instrument not in held:
+            raise unknown(f"instrument held back in universe {name!r}", instrument, held)
+        typer.echo(f"{instrument}: {held[instrument].detail}")
+    days = platform.store.read("raw_ohlcv", name, columns=["date"], instruments=instruments)["date"]
+    shown = screen()
+    outcome = _run(
+        shown, settings, name, days[0].as_py(), platform.last_session(name), ["raw_ohlcv"], accepted=instruments
+    )
+    if not outcome.success:
+        raise typer.Exit(FAILED)
+    _refresh(shown, platform, name, None)
+
+
 def backfill(
     start: Day = None,
     end: Day = None,
@@ -175,8 +240,9 @@ def _run(
     end: Any,
     assets: list[str],
     instruments: list[str] | None = None,
+    accepted: "Sequence[str]" = (),
 ) -> "Launched":
-    outcome = launch(shown, settings, universe, start, end, assets, 0, instruments)
+    outcome = launch(shown, settings, universe, start, end, assets, 0, instruments, accepted)
     stages_table(shown, outcome)
     failures(shown, outcome)
     return outcome

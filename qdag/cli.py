@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qdag.alerts_cli import app as alerts_app
-from qdag.automation_cli import backfill, refresh, retry_failed, stale
+from qdag.automation_cli import accept, backfill, refresh, retry_failed, stale
 from qdag.data_cli import app as data_app
 from qdag.features_cli import explain, features
 from qdag.settings_cli import init, settings_command
@@ -46,6 +46,7 @@ app.command("settings")(settings_command)
 app.command()(stale)
 app.command()(refresh)
 app.command("retry-failed")(retry_failed)
+app.command()(accept)
 app.command()(backfill)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(data_app, name="data")

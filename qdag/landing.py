@@ -3,23 +3,25 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag import schema
+from qdag.corrections import Given, silent_about
 from qdag.errors import SourceError
 from qdag.refresh import Request
 from qdag.settings import FilesSource
 from qdag.sources import open_source
-from qdag.sources.files import FilesFolder
-from qdag.stages import Platform
-from qdag.store.deliveries import delivered_hashes, fingerprint
-from qdag.store.digests import Differences, differences
+from qdag.sources.base import WITHDRAWN, Delivery
+from qdag.sources.files import FilesFolder, sha256_of
+from qdag.stages import Platform, quarantine_rows, reading_of, stored_sessions, withdrawn
+from qdag.store.deliveries import Reading, contradictions, fingerprint, newest_reading
+from qdag.store.files import write_text
 
 RESTRICTED_BYTES = 64 << 20
 """More than so many changed bytes are not read to find out which sessions changed: all are asked for."""
@@ -35,16 +37,30 @@ class Cursor:
     judged: str = ""
 
     @classmethod
-    def read(cls, text: str | None) -> "Cursor":
-        if not text:
+    def read(cls, path: Path) -> "Cursor":
+        """What was kept; nothing where there is no file, or none that can be read: every file is then looked at
+        twice."""
+        try:
+            given = json.loads(path.read_text("utf-8"))
+            files = {name: (int(size), int(at), str(sha)) for name, (size, at, sha) in given["files"].items()}
+            return cls(files, str(given["judged"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
-        given = json.loads(text)
-        return cls(
-            {path: (size, changed, sha) for path, (size, changed, sha) in given["files"].items()}, given["judged"]
-        )
 
-    def text(self) -> str:
-        return json.dumps({"files": self.files, "judged": self.judged}, sort_keys=True)
+    def write(self, path: Path) -> None:
+        """Keep it, where it is not what is kept already."""
+        if self != Cursor.read(path):
+            write_text(path, json.dumps({"files": self.files, "judged": self.judged}, sort_keys=True))
+
+    def digest(self) -> str:
+        """A few characters that change with it."""
+        text = json.dumps({"files": self.files, "judged": self.judged}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cursor_file(platform: Platform, universe: str) -> Path:
+    """Where a universe's cursor is kept: it grows with the number of files."""
+    return platform.settings.home / "landing" / f"{universe}.json"
 
 
 @dataclass(frozen=True)
@@ -56,18 +72,24 @@ class Arrivals:
     cursor: Cursor
 
 
+@dataclass(frozen=True)
+class Unread:
+    """What the source of a universe holds that has not been read: ``sessions`` (datetime64[D]) whose stored or refused
+    rows it changes, and for people why."""
+
+    sessions: np.ndarray
+    reason: str
+
+
 def arrivals(platform: Platform, universe: str, cursor: Cursor, now: float | None = None) -> Arrivals:
     """Look at the folder of a universe.
 
     A file counts as whole when it was the same at the look before and has not changed for ``landing_seconds``, or,
     with ``done_marker``, when FILE.done lies beside it. While one is not, nothing of the universe is asked for: the
-    stage reads the whole folder.
+    stage reads the whole folder. Sessions that an earlier reading contradicts are asked for as well, and those that the
+    files tell and that had not closed when they were read.
     """
-    spec = platform.settings.universe(universe)
-    if not isinstance(spec.source, FilesSource):
-        raise SourceError(f"universe {universe!r} reads no files but {spec.source.kind!r}; there is no folder to watch")
-    source = open_source(universe, spec, platform.settings.downloads)
-    assert isinstance(source, FilesFolder)
+    source = _folder(platform, universe)
     try:
         found = source.files()
     except SourceError as error:
@@ -77,23 +99,91 @@ def arrivals(platform: Platform, universe: str, cursor: Cursor, now: float | Non
     seen = replace(cursor, files=files)
     if waiting:
         return Arrivals(None, f"{_few(waiting)} may still be being written", seen)
-    known = delivered_hashes(platform.store, universe)
+    known = _known(platform, universe)
     hashes = {path: sha for path, (_, _, sha) in files.items()}
-    changed = sorted(path for path, sha in hashes.items() if known.get(path) != sha)
-    removed = sorted(known.keys() - hashes.keys())
+    before = known.hashes if known else {}
+    changed = sorted(path for path, sha in hashes.items() if before.get(path) != sha)
+    gone = sorted(before.keys() - hashes.keys())
     state = fingerprint(hashes, "")
-    if not changed and not removed:
+    due = _due(platform, universe, known)
+    if not changed and not gone and not len(due):
         return Arrivals(None, f"none of {len(files)} files has changed", seen)
-    what = ", ".join(f"{word} {_few(names)}" for word, names in (("changed", changed), ("gone", removed)) if names)
-    if cursor.judged == state:
-        return Arrivals(None, f"{what}: no row changed by it", seen)
-    span = _changed_span(platform, universe, source, found, changed, removed)
-    if span is None:
-        return Arrivals(None, f"{what}: no row changed by it", replace(seen, judged=state))
-    sessions = platform.calendar(universe).between(*span)
+    if cursor.judged == state and not len(due):
+        return Arrivals(None, f"{_what(changed, gone)}: no row changed by it", seen)
+    unread = _unread(platform, universe, source, found, changed, gone, due)
+    if not len(unread.sessions):
+        return Arrivals(None, f"{unread.reason}: no row changed by it", replace(seen, judged=state))
     version = platform.store.version("raw_ohlcv")
-    request = Request(universe, ("raw_ohlcv",), *span, len(sessions), what, f"{state[:16]}-{version}")
-    return Arrivals(request, what, seen)
+    return Arrivals(_request(platform, universe, unread, f"{state[:16]}-{version}"), unread.reason, seen)
+
+
+def changed_files(platform: Platform, universe: str) -> tuple[list[str], list[str]]:
+    """Files of a universe that are not as they were read, new ones among them; and those that are gone.
+
+    A file whose size and time of change are as they were is not opened. None of either where the source is no folder.
+    """
+    if not isinstance(platform.settings.universe(universe).source, FilesSource):
+        return [], []
+    return _differing(_folder(platform, universe).files(), _known(platform, universe))
+
+
+def unread(platform: Platform, universe: str) -> Unread:
+    """What the files of a universe hold that has not been read, whole or not, from its first stored session on: what
+    lies before was never asked for. Nothing where the source is no folder.
+
+    Raises
+    ------
+    SourceError
+        The folder cannot be read.
+    """
+    stored = stored_sessions(platform, "raw_ohlcv", universe)
+    if not isinstance(platform.settings.universe(universe).source, FilesSource) or not len(stored):
+        return Unread(stored[:0], "")
+    source = _folder(platform, universe)
+    found, known = source.files(), _known(platform, universe)
+    changed, gone = _differing(found, known)
+    what = _unread(platform, universe, source, found, changed, gone, _due(platform, universe, known))
+    return replace(what, sessions=what.sessions[what.sessions >= stored[0]])
+
+
+def _folder(platform: Platform, universe: str) -> FilesFolder:
+    spec = platform.settings.universe(universe)
+    if not isinstance(spec.source, FilesSource):
+        raise SourceError(f"universe {universe!r} reads no files but {spec.source.kind!r}; there is no folder to watch")
+    source = open_source(universe, spec, platform.settings.downloads)
+    assert isinstance(source, FilesFolder)
+    return source
+
+
+def _known(platform: Platform, universe: str) -> Reading | None:
+    """The newest reading; of files that would be read in another way now, nothing is known."""
+    known = newest_reading(platform.store, universe)
+    spec = platform.settings.universe(universe)
+    return known if known and known.way == reading_of(spec) and known.since <= spec.start else None
+
+
+def _request(platform: Platform, universe: str, unread: Unread, state: str) -> Request:
+    start, end = unread.sessions[0].item(), unread.sessions[-1].item()
+    sessions = platform.calendar(universe).between(start, end)
+    return Request(universe, ("raw_ohlcv",), start, end, len(sessions), unread.reason, state)
+
+
+def _differing(found: Mapping[str, Path], known: Reading | None) -> tuple[list[str], list[str]]:
+    """Changed and gone files, by size and time of change, then by digest."""
+    if known is None:
+        return sorted(found), []
+    changed = []
+    for name, path in found.items():
+        try:
+            status = path.stat()
+            size, at = known.stamps.get(name, (-1, 0))
+            if status.st_size == size and status.st_mtime_ns == at:
+                continue
+            if status.st_size != size or sha256_of(path) != known.hashes[name]:
+                changed.append(name)
+        except FileNotFoundError:
+            continue
+    return sorted(changed), sorted(known.hashes.keys() - found.keys())
 
 
 def _look(
@@ -119,30 +209,56 @@ def _look(
                 whole = before is not None and before[:2] == (size, changed)
                 whole &= not 0 <= now - changed / 1e9 < automation.landing_seconds
             if whole:
-                with path.open("rb") as file:
-                    sha = hashlib.file_digest(file, "sha256").hexdigest()
+                sha = sha256_of(path)
             else:
                 waiting.append(name)
         files[name] = (size, changed, sha)
     return files, waiting
 
 
-def _changed_span(
+def _due(platform: Platform, universe: str, known: Reading | None) -> np.ndarray:
+    """Sessions of the universe that the newest reading contradicts, and those that it told before they had closed."""
+    spec, last = platform.settings.universe(universe), platform.last_session(universe)
+    sessions = platform.calendar(universe).between(spec.start, last)
+    told, _ = contradictions(platform.store, universe)
+    if known and known.last:
+        told = np.union1d(told, sessions[(sessions > np.datetime64(known.until)) & (sessions <= known.last)])
+    return np.intersect1d(sessions, told)
+
+
+def _unread(
     platform: Platform,
     universe: str,
     source: FilesFolder,
     found: Mapping[str, Path],
     changed: list[str],
-    removed: list[str],
-) -> tuple[date, date] | None:
-    """First and last session whose stored or refused rows the files change; None where they change none."""
-    spec = platform.settings.universe(universe)
-    calendar = platform.calendar(universe).between(spec.start, platform.last_session(universe))
-    whole = calendar[0].item(), calendar[-1].item()
-    stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else calendar[:0]
+    gone: list[str],
+    due: np.ndarray,
+) -> Unread:
+    """The sessions that changed files change, and those that are due anyway."""
+    reason = _what(changed, gone)
+    if len(due):
+        reason = "; ".join([*([reason] if reason else []), "other rows are stored than the files gave when last read"])
+    days = _changed_sessions(platform, universe, source, found, changed, gone) if changed or gone else due[:0]
+    return Unread(np.union1d(days, due), reason)
+
+
+def _changed_sessions(
+    platform: Platform,
+    universe: str,
+    source: FilesFolder,
+    found: Mapping[str, Path],
+    changed: list[str],
+    gone: list[str],
+) -> np.ndarray:
+    """Sessions whose stored rows the files change, datetime64[D]; the newest one where they change only what is refused
+    or noticed, which every run brings in line."""
+    spec, store = platform.settings.universe(universe), platform.store
+    sessions = platform.calendar(universe).between(spec.start, platform.last_session(universe))
+    stored = stored_sessions(platform, "raw_ohlcv", universe)
     if sum(found[name].stat().st_size for name in changed) > RESTRICTED_BYTES:
-        return whole
-    owners = source.owners([*changed, *removed]) if len(stored) else None
+        return sessions
+    owners = source.owners([*changed, *gone]) if len(stored) else None
     names: list[str] | None = None
     if owners is not None:
         asked = {
@@ -152,41 +268,58 @@ def _changed_span(
         held = set((source.owners(found) or {}).values())
         restricted = spec.model_copy(update={"instruments": tuple(sorted(asked & held))})
         source = FilesFolder(universe, restricted, source.source)
-    bars, refused = schema.RAW_OHLCV.arrow().empty_table(), schema.QUARANTINE.arrow().empty_table()
+    delivery = Delivery((), schema.QUARANTINE.arrow().empty_table())
     if names is None or source.settings.instruments:
-        delivery = source.deliver(calendar, *whole)
-        bars, refused = delivery.bars, delivery.quarantine
-    old = platform.store.read("quarantine", universe) if platform.store.exists("quarantine") else refused.slice(0, 0)
-    touched = pa.array([*changed, *removed], pa.string())
-    old, refused = (t.filter(pc.is_in(t["source"], value_set=touched)) for t in (old, refused))
-    days: set[date] = set()
-    # a refused file has no date: it is told with the newest session, and taken back where it was told
-    whole_old, whole_new = (set(_whole_files(rows)) for rows in (old, refused))
-    if whole_old != whole_new and (len(stored) or not bars.num_rows):
-        days.add((stored if len(stored) else calendar)[-1].item())
-        days.update(old.filter(pc.field("line") == 0)["date"].to_pylist())
-    kept = [
-        name for name in names or () if name not in set(refused.filter(pc.field("line") == 0)["instrument"].to_pylist())
-    ]
-    if names is None or kept:
-        before = schema.RAW_OHLCV.arrow().empty_table()
-        if len(stored):
-            before = platform.store.read("raw_ohlcv", universe, instruments=None if names is None else kept)
-        if names is not None:
-            bars = bars.filter(pc.is_in(bars["instrument"], value_set=pa.array(kept, pa.string())))
-        days |= _ends(differences(before, bars, schema.RAW_OHLCV.keys))
-    old, refused = (rows.filter(pc.field("line") > 0) for rows in (old, refused))
-    days |= _ends(differences(old, refused, schema.QUARANTINE.keys))
-    return (min(days), max(days)) if days else None
+        delivery = source.deliver(sessions, spec.start, sessions[-1].item())
+    refused = delivery.quarantine
+    whole = pc.unique(refused.filter(pc.field("line") == 0)["instrument"]).to_pylist()
+    everyone = bool(whole) and source.owners(()) is None
+    given = Given(schema.RAW_OHLCV, delivery.parts, silent_about(whole, everyone))
+    lost = withdrawn(platform, universe, given, sessions, names)
+    given = replace(given, silent=silent_about([*whole, *lost], everyone), held=tuple(lost))
+    days = given.confirmed(store, universe, sessions, names)
+    if len(days):
+        return days
+    newest = (stored if len(stored) else sessions)[-1:]
+    told = quarantine_rows(refused, universe, newest[0].item(), spec.source.kind, lost)
+    touched = {*changed, *gone}
+    return newest if _told_otherwise(platform, universe, told, delivery.findings, touched, names) else days
 
 
-def _whole_files(rows: pa.Table) -> list[tuple[str, str]]:
-    whole = rows.filter(pc.field("line") == 0)
-    return list(zip(whole["source"].to_pylist(), whole["reason"].to_pylist(), strict=True))
+def _told_otherwise(
+    platform: Platform,
+    universe: str,
+    refused: pa.Table,
+    findings: pa.Table,
+    touched: Collection[str],
+    names: Collection[str] | None,
+) -> bool:
+    """Whether other rows were refused of the touched files, or are noticed of the instruments, than are listed."""
+    store = platform.store
+
+    def listed(rows: pa.Table, columns: tuple[str, ...]) -> set[tuple[object, ...]]:
+        if names is not None and rows.num_rows:
+            about = pc.is_in(rows["instrument"], value_set=pa.array(sorted(names), pa.string()))
+            if "source" in columns:
+                about = pc.or_(
+                    pc.is_in(rows["source"], value_set=pa.array(sorted(touched), pa.string())),
+                    pc.and_(about, pc.equal(rows["reason"], WITHDRAWN)),
+                )
+            rows = rows.filter(about)
+        return set(zip(*(rows[column].to_pylist() for column in columns), strict=True))
+
+    for spec, new, columns in (
+        (schema.QUARANTINE, refused, ("source", "instrument", "line", "reason")),
+        (schema.FINDINGS, findings, ("date", "instrument", "kind")),
+    ):
+        old = store.read(spec.name, universe) if store.exists(spec.name) else new.slice(0, 0)
+        if listed(old, columns) != listed(new, columns):
+            return True
+    return False
 
 
-def _ends(found: Differences) -> set[date]:
-    return {day for day in (found.first, found.last) if day is not None}
+def _what(changed: list[str], gone: list[str]) -> str:
+    return ", ".join(f"{word} {_few(names)}" for word, names in (("changed", changed), ("gone", gone)) if names)
 
 
 def _few(names: list[str]) -> str:

@@ -162,7 +162,7 @@ def repair(platform: Platform, damage: Sequence[Damage]) -> Repair:
         done.computed += _compute(platform, group, [one for one in data if one.table in {t for t, _ in group}])
     if lost_logs & set(WITH_RAW):
         for universe, spec in platform.settings.universes.items():
-            deliveries.forget(store, universe, spec.start, date.max, told)
+            deliveries.forget(store, universe, told)
             result = stages.raw_ohlcv(platform, universe, spec.start, platform.last_session(universe))
             done.dropped.append(f"raw_ohlcv of {universe} is read again from its source: {result.rows:,} rows")
     return done
@@ -216,7 +216,7 @@ def _compute(platform: Platform, lost: dict[tuple[str, str], np.ndarray], damage
         for start, end in _runs(platform, universe, sessions):
             for table in tables:
                 if table in WITH_RAW:
-                    deliveries.forget(store, universe, start, end, told)
+                    deliveries.forget(store, universe, told)
                 else:
                     # nothing of what is stored may be taken for what it was recorded to be
                     withdraw(store, universe, table, start, end, told)

@@ -528,7 +528,8 @@ def _raw_rules(limits: QualitySettings) -> tuple[Rule, ...]:
             "completeness",
             "empty",
             (),
-            "A whole file was unreadable (an error page, truncated, empty): deliver it again.",
+            "A whole file was unreadable (an error page, truncated, empty): deliver it again. Or a delivery has much "
+            "less of an instrument than is stored, which is kept: deliver it whole, or take it with `qdag accept`.",
             frame="refused_files",
             says="the file {source} was refused as a whole: {reason}",
             see="qdag show quarantine -u {universe}",

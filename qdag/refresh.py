@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from qdag.errors import SessionError
 from qdag.lineage import Lineage, Stale
+from qdag.sources.base import WITHDRAWN
 from qdag.stages import Platform, asset_names, reads_of, stored_sessions, versions_of, window_sessions
+from qdag.store.deliveries import contradicted
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Blocked:
 class Survey:
     """What of a universe is stale and what can be done about it, as of one reading of the records.
 
-    stale : sessions of every asset after raw_ohlcv, in the order of the chain
+    stale : sessions of every asset, in the order of the chain; of raw_ohlcv those that the newest reading of its source
+        contradicts
     requests : the runs that can start now: what is stale while nothing that it reads is, as few runs as possible.
         What else is stale after them is told by the next survey. Models are not trained again by themselves.
     blocked : what is stale and waits for a blocking check of what it reads
@@ -103,7 +106,9 @@ def _lineage(platform: Platform, universe: str) -> Lineage:
 def _stale(platform: Platform, lineage: Lineage) -> dict[str, Stale]:
     settings = platform.settings
     chain = {name: reads_of(settings, lineage.universe, name) for name in asset_names(settings) if name != "raw_ohlcv"}
-    found = lineage.stale(chain, versions_of(settings, lineage.universe))
+    # first in the chain: what the newest reading of the source contradicts
+    raw = {"raw_ohlcv": Stale("raw_ohlcv", data=contradicted(platform.store, lineage.universe))}
+    found = raw | lineage.stale(chain, versions_of(settings, lineage.universe))
     trained = lineage.recorded("trained_model")
     none = lineage.sessions[:0]
     scores = found["predictions"]
@@ -125,6 +130,9 @@ def _next(
     universe, blocked = lineage.universe, []
     calendar = platform.calendar(universe).all
     ranges = {name: gapless(calendar, stale.sessions) for name, stale in found.items()}
+    if spans := ranges["raw_ohlcv"]:
+        # the source is read whole for any session of it, and only what differs is written
+        ranges["raw_ohlcv"] = [(spans[0][0], spans[-1][1])]
     if "labels" in ranges:
         reach = max(platform.settings.horizons) + 1
         ranges["labels"] = [_label_window(span, reach, ranges.get("qlib_bin", [])) for span in ranges["labels"]]
@@ -183,9 +191,9 @@ def backfill_chunks(
 ) -> Iterator[Chunk]:
     """Cut a range into chunks of sessions, in order; each says what is not up to date in it when it is asked for.
 
-    raw_ohlcv is asked for where sessions of the chunk have no rows; by itself where something was computed from their
-    absence before: whether that is stale is known only when it has come. Assets that are trained, not filled, are left
-    out.
+    raw_ohlcv is asked for where sessions of the chunk have no rows, or others than the source gives; by itself where
+    something was computed from what is there: whether that is stale is known only when the rows have come. Assets that
+    are trained, not filled, are left out.
     """
     first = start or platform.settings.universe(universe).start
     last = end or platform.last_session(universe)
@@ -200,6 +208,7 @@ def backfill_chunks(
         lineage = _lineage(platform, universe)
         if not again:
             new = np.setdiff1d(part, stored_sessions(platform, "raw_ohlcv", universe))
+            new = np.union1d(new, np.intersect1d(part, contradicted(platform.store, universe)))
             asks = len(new) and "raw_ohlcv" in names
             if asks and any(np.isin(lineage.recorded(name), new).any() for name in names if name != "raw_ohlcv"):
                 yield Chunk(("raw_ohlcv",), *span, 0, len(sessions))
@@ -237,6 +246,11 @@ def failed_instruments(platform: Platform, universe: str) -> list[Failed]:
     return [
         Failed(name, source, reason, row or "", day) for name, source, reason, row, day in zip(*columns, strict=True)
     ]
+
+
+def held_back(platform: Platform, universe: str) -> list[Failed]:
+    """The instruments whose delivery has so much less than is stored of them that nothing of it was taken over."""
+    return [one for one in failed_instruments(platform, universe) if one.reason == WITHDRAWN]
 
 
 def _forbidden(

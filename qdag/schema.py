@@ -162,8 +162,8 @@ DELIVERIES = TableSpec(
     ("universe", "date", "since", "source"),
     (
         UNIVERSE,
-        Column("date", "date32", "last session that was asked for", nullable=False),
-        Column("since", "date32", "first session that was asked for", nullable=False),
+        Column("date", "date32", "last session that was compared with what is stored", nullable=False),
+        Column("since", "date32", "first session that was compared", nullable=False),
         Column("source", "string", "file, relative to the source's folder", nullable=False),
         Column("sha256", "string", "digest of the file's bytes", nullable=False),
         Column("bytes", "int64", "size of the file", "bytes", nullable=False),
@@ -173,8 +173,24 @@ DELIVERIES = TableSpec(
         Column("last", "date32", "last date in the file"),
         Column("reading", "string", "digest of what else the bars depend on: settings, calendar, version of qdag"),
         Column("version", "int64", "version of raw_ohlcv that holds what the file gave"),
+        Column("contradicted", "int64", "sessions in the table contradictions, without which a reading says nothing"),
     ),
-    "Which version of which file was read for which sessions.",
+    "The newest reading of a universe's files: which version of which file. What is stored of the sessions from since "
+    "to date is what these files give, but for the sessions of the table contradictions.",
+    yearly=True,
+    remade="the files are read again when raw_ohlcv is materialized",
+)
+
+CONTRADICTIONS = TableSpec(
+    "contradictions",
+    ("universe", "date"),
+    (
+        UNIVERSE,
+        DATE,
+        Column("kind", "string", "new: nothing is stored of the session; changed: other rows are", nullable=False),
+    ),
+    "Sessions on which the newest reading of the source gives other rows than raw_ohlcv holds, until it is "
+    "materialized for them.",
     yearly=True,
     remade="the files are read again when raw_ohlcv is materialized",
 )
@@ -223,7 +239,8 @@ PREDICTIONS = TableSpec(
 )
 
 TABLES = {
-    spec.name: spec for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, LINEAGE, FACTOR_METRICS, PREDICTIONS)
+    spec.name: spec
+    for spec in (RAW_OHLCV, QUARANTINE, FINDINGS, DELIVERIES, CONTRADICTIONS, LINEAGE, FACTOR_METRICS, PREDICTIONS)
 }
 
 RESERVED_COLUMNS = frozenset({"month"} | {key for spec in TABLES.values() for key in spec.keys})

@@ -356,6 +356,12 @@ class QualitySettings(_Frozen):
     pool_share: Share = Field(default=0.7, description="members with a price / members, per pool and session")
     field_null_share: Share = Field(default=0.05, description="nulls of a field that the vendor delivers")
     refused_files: Share = Field(default=0.05, description="files refused / files, above which the chain stops")
+    withdrawn_share: Share = Field(
+        default=0.2, description="stored rows of an instrument that a delivery may no longer have; more is held back"
+    )
+    withdrawn_rows: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="so many rows of an instrument may always go"
+    )
     refused_rows: Share = Field(default=0.2, description="rows refused / delivered on a session, likewise")
     feature_null_share: Share = Field(default=0.3, description="nulls of a feature after the first 252 sessions")
     infinite_share: Share = Field(default=0.001, description="infinite values of a feature")

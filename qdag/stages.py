@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,14 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag import __version__, schema
+from qdag.corrections import Given, Withdrawal, silent_about
 from qdag.engine import Panel, compute_blocks, plan
-from qdag.errors import MissingDataError, SessionError, UnknownNameError, unknown
+from qdag.errors import MissingDataError, SessionError, SourceError, UnknownNameError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
 from qdag.schema import ENGINE_FIELDS, INDUSTRY
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
-from qdag.store.digests import Differences, differences, row_digests
+from qdag.store.digests import Differences, differences
 from qdag.store.files import write_text
 from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
 from qdag.store.streams import ahead
@@ -38,6 +39,7 @@ from qdag.text import markdown_cell
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qdag.sources.base import Delivery
     from qdag.sources.membership import Industries, Membership
     from qdag.store.qlib_bin import Verification
     from qdag.universes import Pool
@@ -602,13 +604,28 @@ def code_version(settings: Settings, asset: str) -> str:
 
 
 def raw_ohlcv(
-    platform: Platform, universe: str, start: date, end: date, instruments: Collection[str] | None = None
+    platform: Platform,
+    universe: str,
+    start: date,
+    end: date,
+    instruments: Collection[str] | None = None,
+    accepted: Collection[str] = (),
 ) -> StageResult:
     """Read the source, quarantine what breaks a structural rule, store the rest.
 
     Only what differs from what is stored is written, from the first to the last session that does; a delivery of files
-    that did not change since they were read for these sessions is not read again. Of a source that is asked by
-    instrument, only ``instruments`` are asked for where they are given; what is stored of others stays.
+    that did not change since they were read is not read again. The source is read and compared as a whole: stored
+    sessions outside the window that it gives otherwise are written down as contradictions, and are stale. Of a source
+    that is asked by instrument, only ``instruments`` are asked for where they are given; what is stored of others
+    stays.
+
+    An instrument that would lose more than the settings' ``withdrawn_share`` of its stored rows is held back: it is
+    quarantined like a file that was refused, and what is stored of it stays, unless it is one of ``accepted``.
+
+    Raises
+    ------
+    SourceError
+        The source cannot be read at all, or a window ends before all rows that it was accepted to lose.
     """
     from qdag.sources import open_source
     from qdag.sources.base import FileSource
@@ -619,69 +636,177 @@ def raw_ohlcv(
         return _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(()))
     spec = platform.settings.universe(universe)
     first, last = sessions[0].item(), sessions[-1].item()
-    reading = _reading(spec)
+    reading = reading_of(spec)
     asked = None
     if instruments is not None and isinstance(spec.source, WebSource):
-        asked = pa.array(sorted(set(instruments) & set(spec.instruments or ())), pa.string())
+        asked = sorted(set(instruments) & set(spec.instruments or ()))
         # one that fails again takes nothing from those that come
         patient = spec.source.model_copy(update={"failed_share": 1.0})
-        spec = spec.model_copy(update={"instruments": tuple(asked.to_pylist()), "source": patient})
+        spec = spec.model_copy(update={"instruments": tuple(asked), "source": patient})
     with _Meter() as meter:
         platform.tell("raw_ohlcv", 0, 2)
         source = open_source(universe, spec, platform.settings.downloads)
+        # files hold what they hold; a vendor is not asked for sessions that nobody wants
+        through = platform.last_session(universe) if isinstance(source, FileSource) else last
         if isinstance(source, FileSource):
             hashes = source.hashes()
             since = deliveries.unchanged(platform.store, universe, first, last, hashes, reading)
-            if since is not None and platform.store.exists("quarantine"):
+            if since is not None and not accepted and platform.store.exists("quarantine"):
                 return _unread(platform, universe, sessions, len(hashes), since)
-        everything = platform.calendar(universe).between(spec.start, last)
-        delivery = source.deliver(everything, first, last)
+        everything = platform.calendar(universe).between(spec.start, through)
+        delivery = source.deliver(everything, spec.start, through)
         platform.tell("raw_ohlcv", 1, 2)
         hashes = {file.source: file.sha256 for file in delivery.versions}
         mark = {deliveries.DELIVERY: deliveries.fingerprint(hashes, reading)} if hashes else {}
         told = replace(platform, provenance={**platform.provenance, **mark})
 
-        def others(names: pa.ChunkedArray) -> np.ndarray:
-            return np.zeros(len(names), bool) if asked is None else ~pc.is_in(names, value_set=asked).to_numpy()
-
-        for listed in (schema.QUARANTINE, schema.FINDINGS):
-            rows = delivery.quarantine if listed is schema.QUARANTINE else delivery.findings
-            _correct(told, listed, universe, sessions, [rows], others)
-        refused = pc.unique(delivery.quarantine.filter(pc.field("line") == 0)["instrument"])
+        refused = pc.unique(delivery.quarantine.filter(pc.field("line") == 0)["instrument"]).to_pylist()
         # a file of several instruments that was refused says nothing about any
-        everyone = len(refused) and isinstance(source, FileSource) and source.owners(()) is None
-
-        def undelivered(names: pa.ChunkedArray) -> np.ndarray:
-            if everyone:
-                return np.ones(len(names), bool)
-            return others(names) | pc.is_in(names, value_set=refused).to_numpy()
-
-        result, found = _correct(told, schema.RAW_OHLCV, universe, sessions, delivery.parts, undelivered)
+        everyone = bool(refused) and isinstance(source, FileSource) and source.owners(()) is None
+        given = Given(schema.RAW_OHLCV, delivery.parts, silent_about(refused, everyone, asked))
+        stored = _raw_digests(platform, universe, everything)
+        unlike = given.unlike(everything, stored)
+        held = withdrawn(platform, universe, given, unlike)
+        if cut := {name: lost for name, lost in held.items() if name in accepted}:
+            _covered_by(universe, cut, first, last)
+        held = {name: lost for name, lost in held.items() if name not in accepted}
+        if held:
+            given = replace(given, silent=silent_about([*refused, *held], everyone, asked), held=tuple(held))
+        quarantine = quarantine_rows(delivery.quarantine, universe, first, spec.source.kind, held)
+        listed = ((schema.QUARANTINE, quarantine), (schema.FINDINGS, delivery.findings))
+        for table, rows in listed:
+            # what the source as a whole is like is known now, whatever was asked for
+            _correct(told, Given(table, [rows], silent_about((), asked=asked)), universe, everything)
+        result, found = _correct(told, given, universe, sessions)
+        reconcile(platform.store, universe, platform.calendar(universe).all, platform.provenance)
+        outside = unlike[(unlike < sessions[0]) | (unlike > sessions[-1])]
+        if refused or held or asked is not None:
+            outside = given.confirmed(platform.store, universe, outside)
+        contradicted = _contradict(platform, universe, everything, outside, stored, asked is not None)
         if delivery.versions:
             provenance = {**platform.provenance, "qdag_version": __version__}
             files = [vars(file) for file in delivery.versions]
-            deliveries.record(platform.store, universe, first, last, files, reading, result.version, provenance)
-        reconcile(platform.store, universe, platform.calendar(universe).all, platform.provenance)
+            compared = spec.start, through
+            deliveries.record(platform.store, universe, *compared, files, reading, result.version, provenance)
         platform.tell("raw_ohlcv", 2, 2)
-    counts = pc.value_counts(delivery.quarantine["reason"]).to_pylist()
-    extra = {
+    extra = _delivered(replace(delivery, quarantine=quarantine), found, first, last, contradicted, held)
+    return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=result.extra | extra)
+
+
+def _delivered(
+    delivery: "Delivery",
+    found: Differences,
+    first: date,
+    last: date,
+    contradicted: np.ndarray,
+    held: Mapping[str, Withdrawal],
+) -> dict[str, Any]:
+    """For people: what a delivery changed from ``first`` to ``last``, and what else is to be known of it. Corrections
+    and the figures of its checks are of all sessions that it tells."""
+
+    def inside(rows: pa.Table) -> pa.Table:
+        return rows.filter((pc.field("date") >= first) & (pc.field("date") <= last))
+
+    refused, findings = inside(delivery.quarantine), inside(delivery.findings)
+    extra: dict[str, Any] = {
         "files": delivery.files,
         **_counts(found),
         "corrections": delivery.corrections,
-        "quarantined": delivery.quarantine.num_rows,
+        "quarantined": refused.num_rows,
         **{key: float(value) for key, value in delivery.checks.items()},
     }
     if not found:
         extra["note"] = "what was delivered is what is stored: nothing written"
+    if len(contradicted):
+        extra["sessions_contradicted"] = len(contradicted)
+        extra["contradicted"] = (
+            f"{contradicted[0]} .. {contradicted[-1]}: sessions outside the window that are stored otherwise than they "
+            "are delivered now; `qdag refresh` brings them in line"
+        )
+    if held:
+        shown = [f"{name}: {lost}" for name, lost in held.items()]
+        extra["held_back"] = "; ".join(shown[:PREVIEW_ROWS]) + (" ..." if len(shown) > PREVIEW_ROWS else "")
+    counts = pc.value_counts(refused["reason"]).to_pylist()
     if counts:
         extra["quarantine_reasons"] = _rows(["reason", "rows"], ([c["values"], c["counts"]] for c in counts))
-    if delivery.findings.num_rows:
-        shown = delivery.findings.slice(0, PREVIEW_ROWS).select(["date", "instrument", "kind", "detail"])
-        extra["first_findings"] = _rows(shown.column_names, zip(*shown.to_pydict().values(), strict=True))
-    return replace(result, seconds=meter.seconds, peak_mib=meter.peak_mib, extra=result.extra | extra)
+    if findings.num_rows:
+        listing = findings.slice(0, PREVIEW_ROWS).select(["date", "instrument", "kind", "detail"])
+        extra["first_findings"] = _rows(listing.column_names, zip(*listing.to_pydict().values(), strict=True))
+    return extra
 
 
-def _reading(spec: UniverseSettings) -> str:
+def _raw_digests(platform: Platform, universe: str, sessions: np.ndarray) -> np.ndarray:
+    """Digest of the rows that raw_ohlcv holds of each session, uint64 (S,); 0 where it holds none."""
+    records = Lineage(platform.store, universe, sessions, platform.calendar(universe).all).records("raw_ohlcv")
+    return np.where(records.known, records.inputs, np.uint64(0))
+
+
+def withdrawn(
+    platform: Platform, universe: str, given: Given, days: np.ndarray, instruments: Collection[str] | None = None
+) -> dict[str, Withdrawal]:
+    """Instruments that lose more of their history by a delivery than the settings let pass.
+
+    ``days``: sessions on which anything differs. ``instruments``: only these are looked at. Those that the settings no
+    longer name are gone on purpose.
+    """
+    if not len(days) or not platform.store.exists("raw_ohlcv"):
+        return {}
+    limits, named = platform.settings.quality_for(universe), platform.settings.universe(universe).instruments
+    found = given.withdrawn(platform.store, universe, days, limits.withdrawn_share, limits.withdrawn_rows, instruments)
+    return {name: lost for name, lost in found.items() if named is None or name in named}
+
+
+def _covered_by(universe: str, lost: Mapping[str, Withdrawal], first: date, last: date) -> None:
+    begin, finish = min(one.first for one in lost.values()), max(one.last for one in lost.values())
+    if begin < first or finish > last:
+        raise SourceError(
+            f"{first} .. {last} is not all that {_some(sorted(lost))} of universe {universe!r} would lose; "
+            f"accept it for {min(begin, first)} .. {max(finish, last)}"
+        )
+
+
+def quarantine_rows(
+    refused: pa.Table, universe: str, first: date, source: str, held: Mapping[str, Withdrawal]
+) -> pa.Table:
+    """What a delivery has refused, with what is held back. What has no date is told on the first asked session."""
+    from qdag.sources.base import UNDATED, WITHDRAWN
+
+    rows = [
+        {"universe": universe, "date": first, "instrument": name, "source": f"{source}:{name}", "line": 0,
+         "reason": WITHDRAWN,
+         "row": f"{lost}; nothing of the instrument was taken over. Deliver it whole, or take it as it is: "
+         f"`qdag accept {name} --universe {universe}`"}
+        for name, lost in held.items()
+    ]  # fmt: skip
+    undated = pc.or_(pc.equal(refused["line"], 0), pc.is_in(refused["reason"], value_set=pa.array(UNDATED)))
+    days = pc.if_else(undated, pa.scalar(first, pa.date32()), refused["date"])
+    refused = refused.set_column(refused.column_names.index("date"), refused.schema.field("date"), days)
+    both = pa.concat_tables([refused, pa.Table.from_pylist(rows, schema=schema.QUARANTINE.arrow())])
+    return both.sort_by([(key, "ascending") for key in ("date", "instrument", "source", "line")])
+
+
+def _contradict(
+    platform: Platform, universe: str, sessions: np.ndarray, outside: np.ndarray, stored: np.ndarray, partly: bool
+) -> np.ndarray:
+    """Keep in mind which sessions outside the window a delivery contradicts; returns those of them that are stored.
+
+    ``sessions`` are all that it was compared with, ``stored`` their digests. ``partly``: it spoke of some instruments
+    only, and what was known of the others stays.
+    """
+    from qdag.store import deliveries
+
+    new = stored[np.searchsorted(sessions, outside)] == 0
+    days, kinds = outside, new
+    if partly:
+        known, known_new = deliveries.contradictions(platform.store, universe)
+        days = np.union1d(outside, known)
+        kinds = np.isin(days, np.concatenate([outside[new], known[known_new]]))
+    start, end = _ends(np.sort(np.concatenate([sessions, days])))
+    deliveries.contradict(platform.store, universe, start, end, days, kinds, platform.provenance)
+    return outside[~new]
+
+
+def reading_of(spec: UniverseSettings) -> str:
     """Digest of what the bars of given files depend on besides."""
     from importlib.metadata import version
 
@@ -714,65 +839,38 @@ def _unread(platform: Platform, universe: str, sessions: np.ndarray, files: int,
     return _result("raw_ohlcv", universe, platform.store.version("raw_ohlcv"), counter, meter, extra)
 
 
-def _correct(
-    platform: Platform,
-    spec: schema.TableSpec,
-    universe: str,
-    sessions: np.ndarray,
-    parts: Sequence[pa.Table],
-    undelivered: Callable[[pa.ChunkedArray], np.ndarray],
-) -> tuple[StageResult, Differences]:
-    """Bring the stored rows of the window of ``sessions`` in line with ``parts``, which follow each other in time.
-
-    Stored rows of ``undelivered`` instruments (names -> bool) stay where the parts have none: what was refused as a
-    whole, or not asked for, says nothing about them.
+def _correct(platform: Platform, given: Given, universe: str, sessions: np.ndarray) -> tuple[StageResult, Differences]:
+    """Bring the stored rows of the window of ``sessions`` in line with a delivery.
 
     One commit replaces the range from the first to the last session that differs; none is made where none does. The
     result describes the whole window, and a table that is not there yet is made.
     """
-    store, (start, end) = platform.store, (sessions[0].item(), sessions[-1].item())
+    store, spec, (start, end) = platform.store, given.spec, _ends(sessions)
     exists = store.exists(spec.name)
-    if not exists or (any(p.num_rows for p in parts) and not store.count(spec.name, universe, start, end)):
-        result = _write(
-            platform, spec, universe, sessions, lambda: (b for part in parts for b in part.to_batches(BATCH_ROWS))
-        )
+    empty = not exists or not store.count(spec.name, universe, start, end)
+
+    def stored(first: date, last: date) -> pa.Table:
+        return spec.arrow().empty_table() if empty else store.read(spec.name, universe, first, last)
+
+    def batches(first: date, last: date) -> Iterator[pa.RecordBatch]:
+        for part, low, high in given.spans(first, last):
+            yield from given.rows(part, low, high, stored(low, high)).to_batches(BATCH_ROWS)
+
+    if not exists or (empty and given.has(start, end)):
+        result = _write(platform, spec, universe, sessions, partial(batches, start, end))
         new = Differences(sessions_new=result.sessions, rows_new=result.rows, first=start, last=end)
         return result, new if result.rows else Differences()
-    counter, found, begin = _Counter(spec.values), Differences(), start
-    spans: list[tuple[int | None, date, date]] = []
-
-    def wanted(part: int | None, old: pa.Table) -> pa.Table:
-        rows = spec.arrow().empty_table() if part is None else parts[part]
-        stays = undelivered(old["instrument"])
-        if stays.any():
-            stays &= ~np.isin(row_digests(old, spec.keys), row_digests(rows, spec.keys))
-        if stays.any():
-            kept = old.filter(pa.array(stays)).select(rows.column_names)
-            rows = pa.concat_tables([rows, kept]).sort_by([("date", "ascending"), ("instrument", "ascending")])
-        return rows
-
+    counter, found = _Counter(spec.values), Differences()
     with _Meter() as meter:
-        for part in (*range(len(parts)), None):
-            finish = end if part is None else pc.max(parts[part]["date"]).as_py()
-            if finish is None or finish < begin:
-                continue
-            old = store.read(spec.name, universe, begin, finish)
-            rows = wanted(part, old)
+        for part, low, high in given.spans(start, end):
+            old = stored(low, high)
+            rows = given.rows(part, low, high, old)
             found += differences(old, rows, spec.keys)
             for _ in counter.watch(iter(rows.to_batches())):
                 pass
-            spans.append((part, begin, finish))
-            begin = finish + timedelta(days=1)
-    if found:
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            inside = (pc.field("date") >= found.first) & (pc.field("date") <= found.last)
-            for part, first, last in spans:
-                if first <= (found.last or last) and last >= (found.first or first):
-                    rows = wanted(part, store.read(spec.name, universe, first, last))
-                    yield from rows.filter(inside).to_batches(BATCH_ROWS)
-
-        _write(platform, spec, universe, np.array([found.first, found.last], "M8[D]"), batches)
+    if found.first and found.last:
+        changed = np.array([found.first, found.last], "M8[D]")
+        _write(platform, spec, universe, changed, partial(batches, found.first, found.last))
     return _result(spec.name, universe, store.version(spec.name), counter, meter, {}), found
 
 

@@ -61,6 +61,7 @@ def launch(
     assets: list[str] | None,
     months: int,
     instruments: "Sequence[str] | None" = None,
+    accepted: "Sequence[str]" = (),
 ) -> "Launched":
     from rich.progress import (
         BarColumn,
@@ -85,7 +86,7 @@ def launch(
         from qdag.defs.launch import launch
 
         progress.update(loading, completed=1)
-        return launch(settings, universe, start, end, assets, months, _reporter(progress), instruments)
+        return launch(settings, universe, start, end, assets, months, _reporter(progress), instruments, accepted)
 
 
 def _quiet() -> None:

@@ -30,6 +30,7 @@ ROOMS = {
     "models": {"errors", "schema", "settings", "sessions", "universes", "engine", "features", "store", "factors"},
 }
 ROOMS["lineage"] = {"errors", "schema", "store"}
+ROOMS["corrections"] = {"errors", "schema", "store"}
 DOMAIN = set(ROOMS) | {"__init__"}
 ROOMS["stages"] = DOMAIN
 ROOMS["refresh"] = DOMAIN | {"stages"}
@@ -50,7 +51,7 @@ ROOMS["draft"] = {"errors", "calendars", "settings", "sessions", "sources"}
 ROOMS["settings_cli"] = {"errors", "settings", "settings_reference", "draft", "terminal"}
 ROOMS["data_cli"] = ROOMS["features_cli"] | {"maintenance"}
 ROOMS["alerts_cli"] = ROOMS["features_cli"] | {"alerts"}
-ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh"}
+ROOMS["automation_cli"] = ROOMS["features_cli"] | {"refresh", "landing"}
 ROOMS["cli"] = ROOMS["definitions"] | {"definitions", "server", "doctor", "terminal"}
 ROOMS["cli"] |= {"settings_cli", "features_cli", "data_cli", "alerts_cli", "automation_cli"}
 ROOMS["cli"] |= {"status", "views"}

@@ -1,5 +1,6 @@
 """Landed files: which count, which sessions they change, and what a refused file leaves alone."""
 
+import json
 from datetime import date
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from qdag import stages
-from qdag.landing import Cursor, arrivals
+from qdag.landing import Cursor, arrivals, cursor_file
 from qdag.settings import AutomationSettings, FilesSource, Settings, UniverseSettings
 from qdag.stages import Platform
 
@@ -34,14 +35,14 @@ class Folder:
         )
         self.platform = Platform.open(settings)
         self.days = self.platform.calendar("us").between(START, END)
-        self.cursor = Cursor()
+        self.kept = cursor_file(self.platform, "us")
 
     def drop(self, name: str, text: list[str] | str) -> None:
         (self.path / name).write_text(text if isinstance(text, str) else "\n".join(text) + "\n")
 
     def look(self):
-        found = arrivals(self.platform, "us", self.cursor)
-        self.cursor = Cursor.read(found.cursor.text())
+        found = arrivals(self.platform, "us", Cursor.read(self.kept))
+        found.cursor.write(self.kept)
         return found
 
     def settle(self):
@@ -133,14 +134,79 @@ def test_a_refused_file_keeps_what_is_stored_and_is_told_with_the_newest_session
     assert store.read("raw_ohlcv", "us").equals(before)
 
 
-def test_a_file_that_is_gone_takes_its_rows_along(folder):
+def test_a_file_that_is_gone_keeps_its_rows_until_that_is_accepted(folder):
     folder.take(folder.settle().request)
     (folder.path / "AAA.csv").unlink()
     found = folder.look()
-    assert found.request.start == START
+    newest = folder.days[-6].item()
+    # nothing is taken away, so it is told like a file that was refused
+    assert (found.request.start, found.request.end, found.reason) == (newest, newest, "gone AAA.csv")
+    result = folder.take(found.request)
+    assert result.extra["held_back"].startswith("AAA: 120 of 120 stored rows")
+    store = folder.platform.store
+    assert set(store.read("raw_ohlcv", "us")["instrument"].to_pylist()) == {"AAA", "BBB", "CCC"}
+    assert "none of 2 files has changed" in folder.look().reason
+    # nor does it come up again with every delivery of the others
+    folder.drop("BBB.csv", lines(1, folder.days[:-4]))
+    found = folder.settle()
+    assert found.request.start == folder.days[-5].item()
+    assert "AAA" in folder.take(found.request).extra["held_back"]
+    stages.raw_ohlcv(folder.platform, "us", START, END, accepted=["AAA"])
+    assert set(store.read("raw_ohlcv", "us")["instrument"].to_pylist()) == {"BBB", "CCC"}
+    assert store.count("quarantine", "us") == 0
+    assert "none of 2 files has changed" in folder.settle().reason
+
+
+def test_what_a_run_over_other_sessions_has_read_is_asked_for(folder):
+    folder.take(folder.settle().request)
+    rows = lines(1, folder.days[:-4])
+    cells = rows[40].split(",")
+    rows[40] = ",".join([*cells[:8], "2"])
+    folder.drop("BBB.csv", rows)
+    day = folder.days[-5].item()
+    stages.raw_ohlcv(folder.platform, "us", day, day)
+    found = folder.settle()
+    assert (found.request.start, found.request.end) == (folder.days[39].item(), folder.days[-6].item())
+    assert "other rows are stored" in found.reason
     folder.take(found.request)
-    names = set(folder.platform.store.read("raw_ohlcv", "us")["instrument"].to_pylist())
-    assert names == {"BBB", "CCC"}
+    assert "none of 3 files has changed" in folder.look().reason
+
+
+def test_only_a_part_was_ever_read(folder):
+    stages.raw_ohlcv(folder.platform, "us", folder.days[20].item(), folder.days[30].item())
+    found = folder.settle()
+    assert (found.request.start, found.request.end) == (START, folder.days[-6].item())
+    folder.take(found.request)
+    assert folder.look().request is None
+
+
+def test_a_session_that_closes_after_its_rows_were_read_is_asked_for(folder):
+    later = folder.platform
+    earlier = Platform.open(
+        later.settings.model_copy(
+            update={
+                "universes": {"us": later.settings.universe("us").model_copy(update={"end": folder.days[-8].item()})}
+            }
+        )
+    )
+    stages.raw_ohlcv(earlier, "us", START, END)
+    found = folder.settle()
+    assert (found.request.start, found.request.end) == (folder.days[-7].item(), folder.days[-6].item())
+    folder.take(found.request)
+    assert folder.look().request is None
+
+
+def test_a_look_is_kept_in_a_file(folder):
+    found = folder.look()
+    text = folder.kept.read_text()
+    assert set(json.loads(text)["files"]) == {"AAA.csv", "BBB.csv", "CCC.csv"}
+    assert Cursor.read(folder.kept) == found.cursor
+    assert len(found.cursor.digest()) == 16
+    # one that is damaged costs one look more
+    folder.kept.write_text(text[:-9])
+    assert Cursor.read(folder.kept) == Cursor()
+    assert "may still be being written" in folder.look().reason
+    assert folder.look().request is not None
 
 
 def test_a_marker_says_that_a_file_is_whole(tmp_path):

@@ -17,6 +17,8 @@ OWNERS = ["team:quant-platform"]
 PROGRESS_SECONDS = 30.0
 INSTRUMENTS_TAG = "qdag/instruments"
 """On a run: the only instruments, separated by commas, that raw_ohlcv asks its source for."""
+ACCEPT_TAG = "qdag/accept"
+"""On a run: instruments, separated by commas, that may lose stored rows which raw_ohlcv would else hold back."""
 Stage = Callable[..., stages.StageResult]
 
 
@@ -77,8 +79,8 @@ def _asset(
         metadata={"dagster/column_schema": _column_schema(specs)} if specs else {},
     )
     def run(context: dg.AssetExecutionContext, platform: dg.ResourceParam[stages.Platform]) -> dg.MaterializeResult:
-        only = context.run.tags.get(INSTRUMENTS_TAG) if name == "raw_ohlcv" else None
-        asked = {"instruments": only.split(",")} if only else {}
+        named = {"instruments": INSTRUMENTS_TAG, "accepted": ACCEPT_TAG} if name == "raw_ohlcv" else {}
+        asked = {key: tagged.split(",") for key, tag in named.items() if (tagged := context.run.tags.get(tag))}
 
         def compute(window: Window) -> stages.StageResult:
             told = replace(platform.for_run(context.run_id), report=_logged(context, platform.report, window.universe))

@@ -16,7 +16,7 @@ from dagster._core.events import RunFailureReason
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 
 from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_windows
-from qdag.landing import Cursor, arrivals
+from qdag.landing import Cursor, arrivals, cursor_file
 from qdag.refresh import Request, Survey, survey
 from qdag.settings import FilesSource, Settings
 from qdag.stages import Platform
@@ -143,7 +143,12 @@ def lost(instance: dg.DagsterInstance, universe: str, again_seconds: float) -> l
 
 
 def chunks(platform: Platform, request: Request) -> list[Request]:
-    """A long request as runs of at most ``chunk_sessions`` sessions, in order: a run that dies loses one of them."""
+    """A long request as runs of at most ``chunk_sessions`` sessions, in order: a run that dies loses one of them.
+
+    raw_ohlcv is not cut: it reads its source whole for any part.
+    """
+    if request.assets == ("raw_ohlcv",):
+        return [request]
     sessions = platform.calendar(request.universe).between(request.start, request.end)
     size = platform.settings.automation.chunk_sessions
     parts = [sessions[at : at + size] for at in range(0, len(sessions), size)]
@@ -166,21 +171,27 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
         "sessions whose rows they change. A file that is still being written waits.",
     )
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        cursors = json.loads(context.cursor or "{}")
+        seen: dict[str, str] = {}
         requests: list[dg.RunRequest] = []
         reasons: list[str] = []
         for universe in _idle(context.instance, watched, reasons):
-            found = arrivals(platform, universe, Cursor.read(cursors.get(universe)))
-            cursors[universe] = found.cursor.text()
-            reason = found.reason
-            if found.request:
-                request, reason = ask(context.instance, found.request, job.name, automation.again_seconds)
-                requests += [request] if request else []
+            try:
+                kept = cursor_file(platform, universe)
+                found = arrivals(platform, universe, Cursor.read(kept))
+                found.cursor.write(kept)
+                seen[universe], reason = found.cursor.digest(), found.reason
+                if found.request:
+                    request, reason = ask(context.instance, found.request, job.name, automation.again_seconds)
+                    requests += [request] if request else []
+            except Exception as error:
+                # whatever is wrong with one universe's files, the others' go on
+                context.log.exception(f"the files of universe {universe} cannot be looked at")
+                reason = f"its files cannot be looked at: {error}"
             reasons.append(f"{universe}: {reason}")
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason("; ".join(reasons) or "no universe reads files"),
-            cursor=json.dumps(cursors),
+            cursor=json.dumps(seen),
         )
 
     @dg.sensor(

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from qdag.defs.assets import INSTRUMENTS_TAG
+from qdag.defs.assets import ACCEPT_TAG, INSTRUMENTS_TAG
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
@@ -58,6 +58,7 @@ def launch(
     months: int = 3,
     report: Report | None = None,
     instruments: Sequence[str] | None = None,
+    accepted: Sequence[str] = (),
 ) -> Launched:
     """Materialize assets of one universe over the sessions of [start, end], then models, then predictions.
 
@@ -67,6 +68,7 @@ def launch(
     assets : names to materialize; all by default
     months : train at the ends of the last so many whole months of the range
     instruments : the only ones that raw_ohlcv asks its source for; see ``stages.raw_ohlcv``
+    accepted : those that it may take stored rows of
 
     Raises
     ------
@@ -102,7 +104,8 @@ def launch(
         outcome.notes.append(untrained)
     began = time.perf_counter()
     definitions = build_defs(settings, platform)
-    only = {INSTRUMENTS_TAG: ",".join(instruments)} if instruments else {}
+    named = {INSTRUMENTS_TAG: instruments or (), ACCEPT_TAG: accepted}
+    only = {tag: ",".join(names) for tag, names in named.items() if names}
     instance = dg.DagsterInstance.get()
 
     def run(job: str, names: set[str], begin: str, finish: str) -> None:

@@ -59,6 +59,10 @@ FILE_REASONS = {
     "unknown_columns": "the header lacks columns of the source's layout",
     "unreadable": "the file is damaged, truncated or, from its header on, not in UTF-8",
 }
+UNDATED = ("bad_date", "wrong_columns", "broken_line")
+"""Of the reasons for a row: those of a row that has no date."""
+WITHDRAWN = "history_withdrawn"
+"""Reason for which a whole instrument is held back: a delivery no longer has much of what is stored of it."""
 _CODES = {reason: code for code, reason in enumerate(ROW_REASONS, start=1)}
 
 
@@ -69,7 +73,8 @@ class FileVersion:
 
     ``rows`` are its data lines, refused ones included (0 for a file that was refused as a whole); ``first`` and
     ``last`` the first and last date in it, None where it has none; ``modified`` the time of its last change when it was
-    opened, in nanoseconds since 1970 (0 for a file that could not be opened).
+    opened, in nanoseconds since 1970; 0 where that says nothing: for a file that changed just then or could not be
+    opened.
     """
 
     source: str

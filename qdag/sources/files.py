@@ -9,6 +9,7 @@ import csv
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -27,6 +28,8 @@ from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect
 SUFFIXES = (".csv", ".parquet")
 EMPTY_CELLS = ("", "null", "NULL", "None", "nan", "NaN", "NAN", "NA", "N/A")
 LONGEST_LINE = 1 << 20
+FRESH_NS = 2 * 10**9
+"""A file that changed so shortly before it was read may change again at the same time: it is known by its digest."""
 _BLANK = " \t\n\v\f"
 # what Arrow raises on damaged bytes; a size that is no size can ask for any amount of memory
 _DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
@@ -152,7 +155,7 @@ class FilesFolder:
         paths = self._paths()
         profile = self._profile(paths)
         found = self._looked_at(paths, profile)
-        return {path.relative_to(self.folder).as_posix(): _sha256(path) for path in found}
+        return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in found}
 
     def files(self) -> dict[str, Path]:
         """The files that would be read now, by their path in the folder; SourceError where there is none."""
@@ -415,19 +418,20 @@ def _read(path: Path, data: bytes, profile: Profile) -> _Table:
 
 
 def _bytes(path: Path) -> tuple[bytes, str, int]:
-    """What a file holds, why it cannot be read, if so, and when it was changed (ns).
+    """What a file holds, why it cannot be read, if so, and when it was changed (ns; 0 where that was just now).
 
-    What is hashed is what is parsed: a file that is rewritten meanwhile is one of its versions, never half of two.
+    What is hashed is what is parsed, also of a file that is rewritten meanwhile.
     """
     try:
         with path.open("rb") as file:
             modified = os.fstat(file.fileno()).st_mtime_ns
-            return file.read(), "", modified
+            # a change within the clock's tick would have the same time
+            return file.read(), "", modified if time.time_ns() - modified > FRESH_NS else 0
     except OSError as error:
         return b"", str(error), 0
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """SHA-256 of a file; of nothing where it cannot be opened, which reading it reports."""
     try:
         with path.open("rb") as file:

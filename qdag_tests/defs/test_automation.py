@@ -146,6 +146,27 @@ def test_every_look_at_a_folder_says_what_it_found(house):
     assert "is not finished" in house.tick("landing").skip_message
 
 
+def test_one_universe_whose_files_cannot_be_looked_at_stops_no_other(house):
+    market = house.settings.universe("us")
+    # the folder has no file of an instrument that it wants
+    bad = market.model_copy(update={"instruments": ("AAA", "NONE")})
+    house.settings = house.settings.model_copy(update={"universes": {"bad": bad, "us": market}})
+    house.repository = build_defs(house.settings, Platform.open(house.settings)).get_repository_def()
+    house.drop(20)
+    [request] = house.land().run_requests
+    assert request.tags["qdag/universe"] == "us"
+    house.instance.add_run(create_run(house, request.tags))
+    told = house.tick("landing").skip_message
+    assert "bad: its files cannot be looked at: " in told
+    assert "'NONE'" in told
+    assert "us: run" in told
+    # what was seen is kept in files; the cursor only tells that it changed
+    assert len(house.cursor["landing"]) < 100
+    assert json.loads((house.settings.home / "landing" / "us.json").read_text())["files"].keys() == {
+        f"{name}.csv" for name in NAMES
+    }
+
+
 def test_a_file_corrected_twice_runs_twice_and_an_unchanged_one_never(house):
     house.drop(40)
     [first] = house.land().run_requests
@@ -557,3 +578,70 @@ def test_a_stopped_backfill_leaves_whole_sessions_and_resumes_with_what_is_missi
 
 def stored(platform: Platform, table: str) -> np.ndarray:
     return platform.store.sessions(table, "toy") if platform.store.exists(table) else np.array([], "M8[D]")
+
+
+FILES = """
+home = "home"
+[universes.us]
+calendar = "XNYS"
+start = 2024-01-02
+end = 2024-03-28
+source = { kind = "files", path = "in" }
+"""
+
+
+def test_stale_and_refresh_see_files_that_changed_and_accept_takes_what_is_held_back(tmp_path, monkeypatch):
+    from qdag.cli import app
+    from qdag.settings import load_settings
+
+    for name in ("DAGSTER_HOME", "QDAG_HOME", "QDAG_CONFIG", "DAGSTER_EVENT_BATCH_SIZE", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    (tmp_path / "qdag.toml").write_text(FILES)
+    monkeypatch.chdir(tmp_path)
+    platform = Platform.open(load_settings(tmp_path / "qdag.toml", {}))
+    days = platform.calendar("us").all
+    (tmp_path / "in").mkdir()
+    for name in NAMES:
+        (tmp_path / "in" / f"{name}.csv").write_text("\n".join(bars(ord(name[0]), days)) + "\n")
+    runner = CliRunner(env={"COLUMNS": "200"})
+
+    def qdag(*arguments: str) -> tuple[int, str]:
+        done = runner.invoke(app, list(arguments))
+        return done.exit_code, done.output
+
+    # before anything was read, nothing is stale
+    assert qdag("refresh", "--assets", "raw_ohlcv,qlib_bin") == (0, "everything is up to date\n")
+    assert qdag("materialize", "raw_ohlcv", "qlib_bin")[0] == 0
+
+    path = tmp_path / "in" / "BBB.csv"
+    good = path.read_text()
+    lines = good.splitlines()
+    cells = lines[20].split(",")
+    lines[20] = ",".join([*cells[:4], str(float(cells[4]) + 0.5), *cells[5:]])
+    path.write_text("\n".join(lines) + "\n")
+    _, told = qdag("stale")
+    [line] = [line for line in told.splitlines() if line.startswith("raw_ohlcv")]
+    assert line.split() == ["raw_ohlcv", "1", *[str(days[19])] * 2, "changed", "BBB.csv"]
+    day = np.array([date(2024, 2, 29)], "M8[D]")
+    lineage.record(platform.store, "us", "trained_model", day, np.array([1], np.uint64), "old", None, {})
+    code, told = qdag("refresh", "--assets", "raw_ohlcv,qlib_bin,trained_model")
+    assert code == 0, told
+    assert "raw_ohlcv: changed BBB.csv" in told
+    assert "everything is up to date but the models of 2024-02-29, which were trained on what changed since" in told
+    assert "qdag materialize trained_model --universe us --start 2024-02-29 --end 2024-02-29 --months 1" in told
+    row = platform.store.read("raw_ohlcv", "us", days[19].item(), days[19].item(), ["BBB"])
+    assert row["close"].to_pylist() == [float(cells[4]) + 0.5]
+
+    path.unlink()
+    code, told = qdag("refresh", "--assets", "raw_ohlcv,qlib_bin")
+    assert code == 1
+    assert "few files refused" in told
+    assert platform.store.count("raw_ohlcv", "us") == 3 * len(days)
+    code, told = qdag("accept", "AAA")
+    assert code == 1
+    code, told = qdag("accept", "BBB")
+    assert code == 0, told
+    assert f"BBB: {len(days)} of {len(days)} stored rows" in told
+    assert platform.store.count("raw_ohlcv", "us") == 2 * len(days)
+    assert qdag("refresh", "--assets", "raw_ohlcv,qlib_bin") == (0, "everything is up to date\n")

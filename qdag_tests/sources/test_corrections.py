@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qdag import schema, stages
+from qdag import landing, schema, stages
+from qdag.errors import SourceError
+from qdag.landing import changed_files
+from qdag.refresh import backfill_chunks, survey
 from qdag.settings import FilesSource, Settings, SyntheticSource, UniverseSettings
 from qdag.sources import base, files, open_source, spill
 from qdag.stages import Platform
@@ -143,7 +146,9 @@ def test_corrected_by_hand_restored_or_deleted_bars_are_read_again(market):
     market.store.replace(schema.RAW_OHLCV, "u", day, day, schema.RAW_OHLCV.arrow().empty_table(), {})
     assert "not read again" in run(market, START, date(2020, 2, 28))[0].extra["note"]
     result, written = run(market)
-    assert (written, counts(result)) == ({"raw_ohlcv"}, (1, 0, 61, 3, 0, 0))
+    assert (written, counts(result)) == ({"raw_ohlcv", "deliveries"}, (1, 0, 61, 3, 0, 0))
+    # and not once more: deliveries names the version that holds them now
+    assert "not read again" in run(market)[0].extra["note"]
     assert market.store.read("raw_ohlcv", "u").equals(whole)
     shutil.rmtree(market.store.uri("raw_ohlcv"))
     assert run(market)[0].extra["rows_new"] == 185
@@ -187,17 +192,401 @@ def test_deliveries_tell_which_file_gave_what(market):
         "version": 1,
     }
     assert {name: rows[1][name] for name in expected} == expected
-    # a wider and a narrower window that end on the same session: the narrower one is kept beside the wider
-    run(market, date(2020, 2, 3), END)
-    assert market.store.count("deliveries", "u") == 3
+    # whatever was asked for, a reading is of all files and compared with all sessions: one set of files is known
     touch(market)
-    run(market, date(2020, 2, 3), END)
-    assert sorted({row["since"] for row in market.store.read("deliveries", "u").to_pylist()}) == [
-        START,
-        date(2020, 2, 3),
-    ]
+    run(market, date(2020, 2, 3), date(2020, 2, 28))
+    rows = market.store.read("deliveries", "u").to_pylist()
+    assert [(row["source"], row["since"], row["date"]) for row in rows] == [(f"{n}.csv", START, END) for n in "ABC"]
+    assert rows[1]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    for name in "BC":
+        os.utime(path.with_name(f"{name}.csv"), ns=(10**18, 10**18))
     run(market)
-    assert {row["since"] for row in market.store.read("deliveries", "u").to_pylist()} == {START}
+    assert changed_files(market, "u") == ([], [])
+    touch(market)
+    run(market, END, END)
+    told = {row["source"]: row["modified"] for row in market.store.read("deliveries", "u").to_pylist()}
+    # a time that may be that of another change to come says nothing
+    assert told == dict.fromkeys(("A.csv", "B.csv", "C.csv"), 0)
+
+
+def test_files_that_changed_are_found_without_being_read(market, monkeypatch):
+    folder = market.settings.universe("u").source.path
+    assert changed_files(market, "u") == (["A.csv", "B.csv", "C.csv"], [])
+    for path in folder.iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+    run(market)
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "sha256_of", None)
+        assert changed_files(market, "u") == ([], [])
+        write(market, "A", {END: ""})
+        (folder / "B.csv").unlink()
+        # another size is another file
+        assert changed_files(market, "u") == (["A.csv"], ["B.csv"])
+        write(market, "A", {})
+        with pytest.raises(TypeError):
+            changed_files(market, "u")
+    # the same bytes at another time
+    assert changed_files(market, "u") == ([], ["B.csv"])
+    # other settings read the same files in another way
+    named = market.settings.universe("u").model_copy(update={"instruments": ("A", "C")})
+    other = Platform.open(market.settings.model_copy(update={"universes": {"u": named}}))
+    assert changed_files(other, "u") == (["A.csv", "C.csv"], [])
+
+
+def stored(platform: Platform, table: str = "raw_ohlcv") -> pa.Table:
+    return platform.store.read(table, "u")
+
+
+def rebuilt(platform: Platform, home, first: date = START, last: date = END) -> Platform:
+    """Another home, which gets what the files give now in one go."""
+    other = Platform.open(platform.settings.model_copy(update={"home": home}))
+    stages.raw_ohlcv(other, "u", first, last)
+    return other
+
+
+def in_line(platform: Platform) -> int:
+    """Read what is contradicted until nothing is; returns the runs."""
+    for runs in range(5):
+        days = deliveries.contradicted(platform.store, "u")
+        if not len(days):
+            return runs
+        run(platform, days[0].item(), days[-1].item())
+    raise AssertionError(f"still contradicted: {days}")
+
+
+def test_a_correction_read_by_a_run_over_other_sessions_is_kept_in_mind(market, tmp_path):
+    split, later = date(2020, 2, 10), date(2020, 3, 16)
+    for name in "ABC":
+        write(market, name, {}, until=date(2020, 3, 13))
+    run(market)
+    # the file of the newest session tells an old split: every factor from there on is another one
+    write(market, "A", {split: f"{split},10,11,9,10,10,100,0,2\n"}, until=later)
+    result, _ = run(market, later, later)
+    days = deliveries.contradicted(market.store, "u")
+    assert days.tolist() == market.calendar("u").between(split, date(2020, 3, 13)).tolist()
+    assert result.extra["sessions_contradicted"] == len(days)
+    # neither is the delivery taken for read where it was not
+    assert deliveries.unchanged(market.store, "u", START, date(2020, 2, 7), *known(market)) is not None
+    assert deliveries.unchanged(market.store, "u", START, later, *known(market)) is None
+    assert in_line(market) == 1
+    assert stored(market).equals(stored(rebuilt(market, tmp_path / "other")))
+    assert deliveries.unchanged(market.store, "u", START, later, *known(market)) is not None
+
+
+def test_contradictions_that_are_lost_make_the_files_unread(market, tmp_path):
+    day = date(2020, 2, 10)
+    run(market)
+    write(market, "A", {day: f"{day},10,11,9,10.5,10.5,100,0,1\n"})
+    run(market, END, END)
+    assert deliveries.contradicted(market.store, "u").tolist() == [day]
+    # by a damaged file that was taken out, or a restored version
+    market.store.replace(schema.CONTRADICTIONS, "u", START, END, schema.CONTRADICTIONS.arrow().empty_table(), {})
+    assert changed_files(market, "u") == (["A.csv", "B.csv", "C.csv"], [])
+    assert landing.unread(market, "u").sessions.tolist() == [day]
+    run(market, END, END)
+    assert in_line(market) == 1
+    assert stored(market).equals(stored(rebuilt(market, tmp_path / "other")))
+
+
+def provider(platform: Platform) -> dict[str, bytes]:
+    folder = platform.settings.provider("u")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def follow(platform: Platform, *assets: str) -> list[tuple[tuple[str, ...], date, date]]:
+    """Run what is stale until nothing is; returns the runs."""
+    done = []
+    while asked := survey(platform, "u", assets).requests:
+        for request in asked:
+            done.append((request.assets, request.start, request.end))
+            for name in request.assets:
+                getattr(stages, name)(platform, "u", request.start, request.end)
+        assert len(done) < 20
+    return done
+
+
+def test_what_is_contradicted_is_refreshed_and_its_readers_after_it(market, tmp_path):
+    split, before, later = date(2020, 2, 10), date(2020, 3, 13), date(2020, 3, 16)
+    for name in "ABC":
+        write(market, name, {}, until=before)
+    for stage in (stages.raw_ohlcv, stages.qlib_bin):
+        stage(market, "u", START, before)
+    write(market, "A", {split: f"{split},10,11,9,10,10,100,0,2\n"}, until=later)
+    for stage in (stages.raw_ohlcv, stages.qlib_bin):
+        stage(market, "u", later, later)
+    seen = survey(market, "u", ["raw_ohlcv", "qlib_bin"])
+    assert seen.stale["raw_ohlcv"].reason() == "inputs changed: 24 sessions"
+    [first, second] = follow(market, "raw_ohlcv", "qlib_bin")
+    assert first == (("raw_ohlcv",), split, before)
+    assert second == (("qlib_bin",), split, later)
+    other = rebuilt(market, tmp_path / "other", START, later)
+    stages.qlib_bin(other, "u", START, later)
+    assert stored(market).equals(stored(other))
+    assert provider(market) == provider(other)
+
+
+def test_a_backfill_of_years_before_brings_the_later_ones_in_line(market, tmp_path):
+    paid, begin = date(2020, 2, 3), date(2020, 2, 18)
+    early = dict.fromkeys(market.calendar("u").between(START, date(2020, 2, 14)).tolist(), "")
+    for name in "ABC":
+        write(market, name, early)
+    for stage in (stages.raw_ohlcv, stages.qlib_bin):
+        stage(market, "u", begin, END)
+    for name in "ABC":
+        write(market, name, {paid: f"{paid},10,11,9,10,10,100,0.5,1\n"})
+    done = []
+    for chunk in backfill_chunks(market, "u", None, None, ["raw_ohlcv", "qlib_bin"], 20):
+        done.append(chunk.assets)
+        for name in chunk.assets:
+            getattr(stages, name)(market, "u", chunk.start, chunk.end)
+    assert follow(market, "raw_ohlcv", "qlib_bin") == []
+    assert ("raw_ohlcv",) in done
+    other = rebuilt(market, tmp_path / "other")
+    stages.qlib_bin(other, "u", START, END)
+    assert stored(market).equals(stored(other))
+    assert provider(market) == provider(other)
+
+
+def known(platform: Platform) -> tuple[dict[str, str], str]:
+    spec = platform.settings.universe("u")
+    source = open_source("u", spec)
+    assert isinstance(source, base.FileSource)
+    return source.hashes(), stages.reading_of(spec)
+
+
+def test_files_that_begin_earlier_move_the_base_of_what_is_stored(market, tmp_path):
+    paid, begin = date(2020, 2, 3), date(2020, 2, 18)
+    line = {paid: f"{paid},10,11,9,10,10,100,0.5,1\n"}
+    early = dict.fromkeys(market.calendar("u").between(START, date(2020, 2, 14)).tolist(), "")
+    for name in "ABC":
+        write(market, name, early)
+    run(market)
+    assert stored(market)["date"].to_pylist()[0] == begin
+    for name in "ABC":
+        write(market, name, line)
+    # the years before are filled; that the later ones have another factor now is not for this run to write
+    run(market, START, date(2020, 2, 14))
+    assert deliveries.contradicted(market.store, "u").tolist() == market.calendar("u").between(begin, END).tolist()
+    assert in_line(market) == 1
+    assert stored(market).equals(stored(rebuilt(market, tmp_path / "other")))
+
+
+def test_recent_years_first_then_the_years_before(market, tmp_path):
+    middle = date(2020, 2, 18)
+    run(market, middle, END)
+    # what lies before was never asked for; what lies between would be
+    assert len(deliveries.contradicted(market.store, "u")) == 0
+    days, new = deliveries.contradictions(market.store, "u")
+    assert days.tolist() == market.calendar("u").between(START, date(2020, 2, 14)).tolist()
+    assert new.all()
+    run(market, START, date(2020, 1, 31))
+    between = market.calendar("u").between(date(2020, 2, 3), date(2020, 2, 14))
+    assert deliveries.contradicted(market.store, "u").tolist() == between.tolist()
+    assert in_line(market) == 1
+    assert stored(market).equals(stored(rebuilt(market, tmp_path / "other")))
+
+
+def test_a_refused_file_contradicts_nothing(market):
+    run(market)
+    whole = stored(market)
+    (market.settings.universe("u").source.path / "C.csv").write_text('{"Note": "limit"}')
+    day = date(2020, 2, 10)
+    write(market, "A", {day: f"{day},10,11,9,10.5,10.5,100,0,1\n"})
+    run(market, END, END)
+    assert deliveries.contradicted(market.store, "u").tolist() == [day]
+    run(market, day, day)
+    assert len(deliveries.contradictions(market.store, "u")[0]) == 0
+    left = stored(market)
+    assert left.filter(pc.field("instrument") == "C").equals(whole.filter(pc.field("instrument") == "C"))
+
+
+def test_what_has_no_date_is_told_once(market, tmp_path):
+    folder = market.settings.universe("u").source.path
+    (folder / "D.csv").write_text("<html>limit</html>")
+    with (folder / "A.csv").open("a") as file:
+        file.write("2020-01-99,10,11,9,10,10,100,0,1\n2020-01-03,10,11\n")
+    for first, last in (
+        (START, date(2020, 1, 31)),
+        (date(2020, 2, 3), date(2020, 2, 28)),
+        (date(2020, 3, 2), END),
+    ):
+        result, _ = run(market, first, last)
+        told = stored(market, "quarantine").filter(pc.field("source") != "B.csv")
+        # with the run that read it last, so that its checks speak of it
+        assert {(row["date"], row["reason"]) for row in told.to_pylist()} == {
+            (first, reason) for reason in ("api_error_page", "bad_date", "wrong_columns")
+        }
+        assert result.extra["quarantined"] >= 3
+    other = rebuilt(market, tmp_path / "other")
+    for table in ("quarantine", "findings"):
+        mine, theirs = (stored(p, table).drop(["date"]) for p in (market, other))
+        keys = [(name, "ascending") for name in mine.column_names if name not in ("value", "expected", "row", "detail")]
+        assert mine.sort_by(keys).equals(theirs.sort_by(keys))
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_delivery_that_takes_history_away_is_held_back(market, tmp_path, gone):
+    run(market)
+    whole = stored(market)
+    path = market.settings.universe("u").source.path / "A.csv"
+    if gone:
+        path.unlink()
+    else:
+        # a vendor's short answer: its last rows only
+        write(market, "A", dict.fromkeys(market.calendar("u").between(START, date(2020, 3, 24)).tolist(), ""))
+    day = date(2020, 2, 10)
+    write(market, "B", {day: f"{day},10,11,9,10.5,10.5,100,0,1\n"})
+    lost = 62 if gone else 57
+    for first, last in ((END, END), (START, END)):
+        result, _ = run(market, first, last)
+        assert f"A: {lost} of 62 stored rows" in result.extra["held_back"]
+        (told,) = stored(market, "quarantine").filter(pc.field("reason") == base.WITHDRAWN).to_pylist()
+        assert (told["date"], told["instrument"], told["line"]) == (first, "A", 0)
+        assert "qdag accept A --universe u" in told["row"]
+        mine = stored(market).filter(pc.field("instrument") == "A")
+        assert mine.equals(whole.filter(pc.field("instrument") == "A"))
+    # the others go on, and nothing is asked for again and again
+    assert market.store.read("raw_ohlcv", "u", day, day, ["B"])["close"].to_pylist() == [10.5]
+    assert len(deliveries.contradictions(market.store, "u")[0]) == 0
+    assert len(landing.unread(market, "u").sessions) == 0
+
+    with pytest.raises(SourceError, match=f"accept it for {START}"):
+        stages.raw_ohlcv(market, "u", END, END, accepted=["A"])
+    stages.raw_ohlcv(market, "u", START, END, accepted=["A"])
+    assert stored(market).equals(stored(rebuilt(market, tmp_path / "other")))
+    assert stored(market, "quarantine").num_rows == 1
+
+
+def test_few_rows_and_named_instruments_may_go(market):
+    run(market)
+    days = market.calendar("u").between(START, END)[:5].tolist()
+    write(market, "A", dict.fromkeys(days, ""))
+    result, _ = run(market)
+    assert (result.extra["rows_removed"], "held_back" in result.extra) == (5, False)
+    limits = UniverseSettings(**{**market.settings.universe("u").model_dump(), "quality": {"withdrawn_share": 1}})
+    lenient = Platform.open(market.settings.model_copy(update={"universes": {"u": limits}}))
+    write(market, "A", dict.fromkeys(market.calendar("u").between(START, date(2020, 3, 24)).tolist(), ""))
+    result, _ = run(lenient)
+    assert (result.extra["rows_removed"], "held_back" in result.extra) == (52, False)
+
+
+DAYS = 14
+NAMES = "ABC"
+plain = {"close": 10, "split": 1, "dividend": 0}
+edits = st.one_of(
+    st.tuples(st.just("until"), st.sampled_from(NAMES), st.integers(1, DAYS)),
+    st.tuples(st.just("since"), st.sampled_from(NAMES), st.integers(0, DAYS - 1)),
+    st.tuples(st.just("hole"), st.sampled_from(NAMES), st.integers(0, DAYS - 1)),
+    st.tuples(st.sampled_from(("close", "split", "dividend", "bad")), st.sampled_from(NAMES), st.integers(0, DAYS - 1)),
+    st.tuples(st.sampled_from(("page", "gone", "back")), st.sampled_from(NAMES), st.just(0)),
+)
+windows = st.tuples(st.integers(0, DAYS - 1), st.integers(0, DAYS - 1)).map(sorted)
+
+
+class Told:
+    """What a vendor tells of three instruments, as files."""
+
+    def __init__(self, platform: Platform):
+        self.platform = platform
+        self.days = platform.calendar("u").between(START, END)[:DAYS].tolist()
+        self.rows = {name: {} for name in NAMES}
+        self.state = {name: {"since": 0, "until": DAYS // 2, "holes": set(), "file": "rows"} for name in NAMES}
+
+    def edit(self, kind: str, name: str, at: int) -> None:
+        state = self.state[name]
+        if kind in ("since", "until"):
+            state[kind] = at
+        elif kind == "hole":
+            state["holes"] ^= {at}
+        elif kind in ("page", "gone"):
+            state["file"] = kind
+        elif kind == "back":
+            state["file"] = "rows"
+        else:
+            value = {"close": 10.5, "split": 2, "dividend": 0.5, "bad": -1}[kind]
+            row = self.rows[name].setdefault(at, dict(plain))
+            column = "close" if kind == "bad" else kind
+            row[column] = value if row[column] != value else plain[column]
+
+    def write(self) -> None:
+        for name in NAMES:
+            path = self.platform.settings.universe("u").source.path / f"{name}.csv"
+            state = self.state[name]
+            path.unlink(missing_ok=True)
+            if state["file"] == "page":
+                path.write_text('{"Note": "limit"}')
+            if state["file"] != "rows":
+                continue
+            lines = [US]
+            for at in range(state["since"], state["until"]):
+                if at not in state["holes"]:
+                    row = {**plain, **self.rows[name].get(at, {})}
+                    close = row["close"]
+                    lines.append(f"{self.days[at]},10,11,9,{close},{close},100,{row['dividend']},{row['split']}\n")
+            if len(lines) > 1:
+                path.write_text("".join(lines))
+        # an empty folder is another matter
+        if not any(self.platform.settings.universe("u").source.path.iterdir()):
+            (self.platform.settings.universe("u").source.path / "Z.csv").write_text("{}")
+
+
+@hypothesis_settings(max_examples=15)
+@given(st.lists(st.tuples(st.lists(edits, max_size=3), windows), min_size=1, max_size=6), st.lists(edits, max_size=2))
+def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory, steps, final):
+    root = tmp_path_factory.mktemp("market")
+    (root / "files").mkdir()
+    spec = UniverseSettings(
+        source=FilesSource(path=root / "files", profile="alphavantage"),
+        calendar="XNYS",
+        start=START,
+        end=date(2020, 1, 22),
+        quality={"withdrawn_share": 1},
+    )
+    platform = Platform.open(Settings(home=root / "home", universes={"u": spec}))
+    told = Told(platform)
+    for changes, (first, last) in steps:
+        for change in changes:
+            told.edit(*change)
+        told.write()
+        stages.raw_ohlcv(platform, "u", told.days[first], told.days[last])
+    for change in final:
+        told.edit(*change)
+    for name in NAMES:
+        # of a file that is refused in the end, what came before stays
+        told.edit("back", name, 0)
+    told.write()
+
+    def build() -> Platform:
+        other = Platform.open(platform.settings.model_copy(update={"home": root / "other"}))
+        stages.raw_ohlcv(other, "u", START, END)
+        return other
+
+    def rows(of: Platform, table: str, first: date = START, last: date = END) -> list[dict[str, object]]:
+        undated = (*base.UNDATED, base.WITHDRAWN, *base.FILE_REASONS)
+        found = of.store.read(table, "u", first, last).to_pylist() if of.store.exists(table) else []
+        return [{**row, "date": None} if row.get("reason") in undated else row for row in found]
+
+    whole = build()
+    # what is stored is brought in line by what is contradicted or has changed on disk
+    held = platform.store.sessions("raw_ohlcv", "u")
+    for _ in range(4):
+        days = np.union1d(deliveries.contradicted(platform.store, "u"), landing.unread(platform, "u").sessions)
+        if not len(days):
+            break
+        stages.raw_ohlcv(platform, "u", days[0].item(), days[-1].item())
+    assert not len(days)
+    if len(held):
+        assert rows(platform, "raw_ohlcv", held[0].item()) == rows(whole, "raw_ohlcv", held[0].item())
+    # and what lies before, which was never asked for, by the folder's being watched
+    kept = landing.cursor_file(platform, "u")
+    for _ in range(3):
+        found = landing.arrivals(platform, "u", landing.Cursor.read(kept), now=2e9)
+        found.cursor.write(kept)
+        if found.request:
+            stages.raw_ohlcv(platform, "u", found.request.start, found.request.end)
+    assert landing.arrivals(platform, "u", found.cursor, now=2e9).request is None
+    for table in ("raw_ohlcv", "quarantine", "findings"):
+        assert rows(platform, table) == rows(whole, table), table
 
 
 def test_the_digest_is_of_the_bytes_that_were_parsed(market, monkeypatch):

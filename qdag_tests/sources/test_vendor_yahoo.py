@@ -404,6 +404,7 @@ class Flaky(Yahoos):
 def test_failed_instruments_are_asked_for_alone(yahoo, tmp_path):
     from qdag.refresh import failed_instruments
     from qdag.stages import Platform, raw_ohlcv
+    from qdag.store.deliveries import contradicted
 
     def platform(name):
         universe = UniverseSettings(
@@ -417,8 +418,8 @@ def test_failed_instruments_are_asked_for_alone(yahoo, tmp_path):
     raw_ohlcv(first, "us", date(2024, 3, 11), date(2024, 3, 13))
     failed = failed_instruments(first, "us")
     assert [(one.instrument, one.reason, one.start) for one in failed] == [
+        # once, however often it was met
         ("BAD", "fetch_failed", date(2024, 3, 11)),
-        ("BAD", "fetch_failed", date(2024, 3, 4)),
     ]
     stored = first.store.read("raw_ohlcv", "us")
     assert set(stored["instrument"].to_pylist()) == {"AAPL", "MSFT"}
@@ -431,13 +432,50 @@ def test_failed_instruments_are_asked_for_alone(yahoo, tmp_path):
 
     yahoo.answer.recover()
     yahoo.requests.clear()
-    result = raw_ohlcv(first, "us", date(2024, 3, 4), date(2024, 3, 13), ["BAD"])
-    assert result.extra["rows_new"] == len(RAW)
+    result = raw_ohlcv(first, "us", date(2024, 3, 11), date(2024, 3, 13), ["BAD"])
+    assert result.extra["rows_new"] == 3
+    # the sessions before, on which it failed as well, are not forgotten
+    assert contradicted(first.store, "us").tolist() == sorted(RAW)[:5]
+    raw_ohlcv(first, "us", date(2024, 3, 4), date(2024, 3, 8))
+    assert len(contradicted(first.store, "us")) == 0
     assert {path.rsplit("/", 1)[1] for path, _, _ in yahoo.requests if "chart" in path} == {"BAD"}
     assert failed_instruments(first, "us") == []
     second = platform("second")
     raw_ohlcv(second, "us", date(2024, 3, 4), date(2024, 3, 13))
     assert first.store.read("raw_ohlcv", "us").equals(second.store.read("raw_ohlcv", "us"))
+
+
+def test_a_dividend_that_is_told_late_makes_the_stored_sessions_stale(yahoo, tmp_path, monkeypatch):
+    from qdag.stages import Platform, raw_ohlcv
+    from qdag.store.deliveries import contradicted
+
+    def platform(name):
+        universe = UniverseSettings(
+            source=YahooSource(interval=0), calendar="XNYS", start=date(2024, 3, 4), instruments=("AAPL",)
+        )
+        return Platform.open(Settings(home=tmp_path / name, universes={"us": universe}))
+
+    daily = platform("daily")
+    days = sorted(RAW)[:6]
+    for day in days:
+        with monkeypatch.context() as patch:
+            if day <= PAID:
+                patch.delitem(DIVIDENDS, PAID)
+            yahoo.answer = Yahoos(now=day)
+            # these days are long settled now: what is kept of them would not be asked for again
+            for path in daily.settings.downloads.glob("yahoo/*.parquet"):
+                path.unlink()
+            result = raw_ohlcv(daily, "us", day, day)
+        stale = contradicted(daily.store, "us").tolist()
+        assert stale == ([PAID] if day > PAID else []), day
+        assert ("contradicted" in result.extra) == (day > PAID)
+    raw_ohlcv(daily, "us", PAID, PAID)
+    assert len(contradicted(daily.store, "us")) == 0
+    once = platform("once")
+    raw_ohlcv(once, "us", days[0], days[-1])
+    got, expected = (p.store.read("raw_ohlcv", "us") for p in (daily, once))
+    for name in ("close", "factor", "dividend"):
+        assert np.allclose(got[name].to_numpy(), expected[name].to_numpy(), rtol=1e-6), name
 
 
 def test_the_command_retries_and_computes_what_follows(yahoo, tmp_path, monkeypatch):
