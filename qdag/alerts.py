@@ -188,9 +188,9 @@ def failed_instruments(
 ) -> Alert | None:
     """Whether more than ``failed_share`` of the instruments of a window failed in raw_ohlcv or qlib_bin.
 
-    In raw_ohlcv an instrument failed when a row or the whole file of it was refused and it has no bar in that session;
-    ``stored`` is the number of instruments that were stored. In qlib_bin it failed when it has a bar in the window's
-    last stored session but is not published.
+    In raw_ohlcv an instrument failed when a row of it was refused and it has no bar in that session, or when all of it
+    was refused or held back, though older bars of it stay; ``stored`` is the number of instruments that were stored. In
+    qlib_bin it failed when it has a bar in the window's last stored session but is not published.
     """
     settings, store = platform.settings, platform.store
 
@@ -206,6 +206,9 @@ def failed_instruments(
         refused = {(name, day) for name, day in rows("quarantine", start, end) if day in sessions}
         present = rows("raw_ohlcv", start, end, {name for name, _ in refused}) if refused else set()
         failed = {name for name, _ in refused - present}
+        if refused:
+            whole = store.read("quarantine", universe, start, end, columns=["instrument", "line"])
+            failed |= set(whole.filter(pc.field("line") == 0)["instrument"].to_pylist())
         total = stored + len(failed - {name for name, _ in present})
         why = _reasons(platform, universe, start, end, failed) if failed else ""
     else:

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from qdag.calendars import region_of
 from qdag.errors import SessionError, SettingsError, SourceError
@@ -121,6 +122,8 @@ def _universe(name: str, folder: Path, target: Path) -> str:
     path = os.path.relpath(folder.resolve(), target.resolve().parent)
     lines.append(f"path = {_quoted(str(folder.resolve()) if path.startswith('..') else Path(path).as_posix())}")
     lines.append(_line(f'profile = "{looked.profile.name}"', f"adjusted by {ADJUSTED_BY[looked.profile.adjustment]}"))
+    if source.name:
+        lines.append(_line(f"name = {_quoted(source.name)}", "CHECK: what the files' names have in common"))
     lines.append(f"# instruments: {some(looked.instruments)}")
     for heading, told in (
         ("no table, left out", looked.refused),
@@ -172,6 +175,7 @@ def recognise(name: str, folder: Path) -> tuple[FilesSource, FolderLook]:
     known = FilesSource(path=folder)
     file, header = _folder(name, known).header()
     if detect(header):
+        known = _named(name, known)
         return known, _folder(name, known).look(LOOKED_AT)
     columns = guessed_columns(header)
     missing = [f for f, about in ColumnMapping.model_fields.items() if about.is_required() and f not in columns]
@@ -189,7 +193,20 @@ def recognise(name: str, folder: Path) -> tuple[FilesSource, FolderLook]:
         if best is None or looked.traded.sum() > best[1].traded.sum():
             best = source, looked
     assert best is not None
-    return best[0], _folder(name, best[0]).look(LOOKED_AT)
+    source = _named(name, best[0])
+    return source, _folder(name, source).look(LOOKED_AT)
+
+
+def _named(name: str, source: FilesSource) -> FilesSource:
+    """The same source with the form of its files' names, where they are named after their instruments and have one."""
+    folder = _folder(name, source)
+    files = [entry for entry in folder.files().values() if not entry.reason]
+    if folder.owners(()) is None or (form := name_pattern([entry.path.stem for entry in files])) is None:
+        return source
+    try:
+        return FilesSource.model_validate({**source.model_dump(), "name": form})
+    except ValidationError:
+        return source
 
 
 def guessed_columns(header: Sequence[str]) -> dict[str, str]:

@@ -17,8 +17,9 @@ from qdag.errors import SourceError
 from qdag.refresh import Request
 from qdag.settings import FilesSource
 from qdag.sources import open_source
-from qdag.sources.base import WITHDRAWN, Delivery
-from qdag.sources.files import FilesFolder, sha256_of
+from qdag.sources.base import WITHDRAWN, Delivery, unspoken
+from qdag.sources.files import FilesFolder
+from qdag.sources.folder import Entry
 from qdag.stages import Platform, quarantine_rows, reading_of, stored_sessions, withdrawn
 from qdag.store.deliveries import Reading, contradictions, fingerprint, newest_reading
 from qdag.store.files import write_text
@@ -168,48 +169,48 @@ def _request(platform: Platform, universe: str, unread: Unread, state: str) -> R
     return Request(universe, ("raw_ohlcv",), start, end, len(sessions), unread.reason, state)
 
 
-def _differing(found: Mapping[str, Path], known: Reading | None) -> tuple[list[str], list[str]]:
+def _differing(found: Mapping[str, Entry], known: Reading | None) -> tuple[list[str], list[str]]:
     """Changed and gone files, by size and time of change, then by digest."""
     if known is None:
         return sorted(found), []
     changed = []
-    for name, path in found.items():
+    for name, entry in found.items():
         try:
-            status = path.stat()
-            size, at = known.stamps.get(name, (-1, 0))
-            if status.st_size == size and status.st_mtime_ns == at:
-                continue
-            if status.st_size != size or sha256_of(path) != known.hashes[name]:
-                changed.append(name)
+            size, at = entry.stamp()
         except FileNotFoundError:
             continue
+        if (size, at) == known.stamps.get(name, (-1, 0)) and not entry.reason:
+            continue
+        if known.stamps.get(name, (-1, 0))[0] != size or entry.sha256() != known.hashes[name]:
+            changed.append(name)
     return sorted(changed), sorted(known.hashes.keys() - found.keys())
 
 
 def _look(
-    platform: Platform, found: Mapping[str, Path], cursor: Cursor, now: float
+    platform: Platform, found: Mapping[str, Entry], cursor: Cursor, now: float
 ) -> tuple[dict[str, tuple[int, int, str]], list[str]]:
     """State of every file, hashed again only where size or time differ; and the files that are not whole yet."""
     automation = platform.settings.automation
     files: dict[str, tuple[int, int, str]] = {}
     waiting = []
-    for name, path in found.items():
+    for name, entry in found.items():
         try:
-            status = path.stat()
+            (size, changed), sha = entry.stamp(), ""
         except FileNotFoundError:
             continue
-        size, changed, sha = status.st_size, status.st_mtime_ns, ""
         before = cursor.files.get(name)
         if before and before[:2] == (size, changed):
             sha = before[2]
         if not sha:
-            if automation.done_marker:
-                whole = path.with_name(path.name + ".done").exists()
+            if entry.reason:
+                whole = True
+            elif automation.done_marker:
+                whole = entry.marked(".done")
             else:
                 whole = before is not None and before[:2] == (size, changed)
                 whole &= not 0 <= now - changed / 1e9 < automation.landing_seconds
             if whole:
-                sha = sha256_of(path)
+                sha = entry.sha256()
             else:
                 waiting.append(name)
         files[name] = (size, changed, sha)
@@ -230,7 +231,7 @@ def _unread(
     platform: Platform,
     universe: str,
     source: FilesFolder,
-    found: Mapping[str, Path],
+    found: Mapping[str, Entry],
     changed: list[str],
     gone: list[str],
     due: np.ndarray,
@@ -247,7 +248,7 @@ def _changed_sessions(
     platform: Platform,
     universe: str,
     source: FilesFolder,
-    found: Mapping[str, Path],
+    found: Mapping[str, Entry],
     changed: list[str],
     gone: list[str],
 ) -> np.ndarray:
@@ -256,7 +257,7 @@ def _changed_sessions(
     spec, store = platform.settings.universe(universe), platform.store
     sessions = platform.calendar(universe).between(spec.start, platform.last_session(universe))
     stored = stored_sessions(platform, "raw_ohlcv", universe)
-    if sum(found[name].stat().st_size for name in changed) > RESTRICTED_BYTES:
+    if sum(found[name].stamp()[0] for name in changed) > RESTRICTED_BYTES:
         return sessions
     owners = source.owners([*changed, *gone]) if len(stored) else None
     names: list[str] | None = None
@@ -272,10 +273,9 @@ def _changed_sessions(
     if names is None or source.settings.instruments:
         delivery = source.deliver(sessions, spec.start, sessions[-1].item())
     refused = delivery.quarantine
-    whole = pc.unique(refused.filter(pc.field("line") == 0)["instrument"]).to_pylist()
-    everyone = bool(whole) and source.owners(()) is None
+    whole, everyone = unspoken(refused, source.owners(()) is None)
     given = Given(schema.RAW_OHLCV, delivery.parts, silent_about(whole, everyone))
-    lost = withdrawn(platform, universe, given, sessions, names)
+    lost = withdrawn(platform, universe, given, sessions, refused, names)
     given = replace(given, silent=silent_about([*whole, *lost], everyone), held=tuple(lost))
     days = given.confirmed(store, universe, sessions, names)
     if len(days):

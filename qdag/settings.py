@@ -34,6 +34,8 @@ _NOT_SETTINGS = {CONFIG_VARIABLE, POSTGRES_VARIABLE}
 CUSTOM = "custom_factors"
 NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Of universes, pools, tables and custom factors: the whole name must match."""
+SYMBOL_PATTERN = r"[A-Za-z0-9^][A-Za-z0-9.^=_-]{0,63}"
+"""Of instruments: nothing that means something in a path, a page, a message, a formula or a tab-separated list."""
 FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2199, 12, 31)
 
 
@@ -55,8 +57,8 @@ def _one_line(text: str) -> str:
 
 
 def _symbol(text: str) -> str:
-    if not re.fullmatch(r"[^\s/\\.][^\s/\\]{0,63}", text) or not text.isprintable():
-        raise ValueError("must be a symbol: at most 64 printable characters without blanks, / and \\, no dot in front")
+    if not re.fullmatch(SYMBOL_PATTERN, text):
+        raise ValueError("must be a symbol: at most 64 of A-Z a-z 0-9 . ^ = _ -, the first a letter, a digit or ^")
     return text
 
 
@@ -80,6 +82,15 @@ def _date_format(form: str) -> str:
         found = None
     if found != day:
         raise ValueError("must tell year, month and day, as %Y-%m-%d or %d.%m.%y do")
+    return form
+
+
+def _file_name(form: str) -> str:
+    known = re.sub(r"\{instrument\}|\{date\}", "", form)
+    if form.count("{instrument}") != 1 or form.count("{date}") > 1 or set("{}/\\") & set(known):
+        raise ValueError("must hold {instrument} once, {date} at most once, and no other braces or slashes")
+    if re.search(r"\.(csv|parquet)$", form, re.IGNORECASE):
+        raise ValueError("must be without the suffix")
     return form
 
 
@@ -184,10 +195,13 @@ class FilesSource(_Frozen):
 
     kind: Literal["files"] = "files"
     path: LocalPath = Field(description="the folder; its sub-folders are read too")
-    profile: Literal["auto", "alphavantage", "tushare", "custom"] = Field(
+    profile: Literal["auto", "alphavantage", "tushare", "yahoo", "yahoo_prices", "stooq", "qlib", "custom"] = Field(
         default="auto", description="layout of the columns; auto takes the one whose columns the files have"
     )
     columns: ColumnMapping | None = Field(default=None, description="the layout of profile custom")
+    name: Annotated[Text, AfterValidator(_file_name)] | None = Field(
+        default=None, description="form of the files' names without suffix, as DA-{instrument}-T-{date}; none: a symbol"
+    )
 
     @model_validator(mode="after")
     def _custom_has_columns(self) -> "FilesSource":

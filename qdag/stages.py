@@ -628,7 +628,7 @@ def raw_ohlcv(
         The source cannot be read at all, or a window ends before all rows that it was accepted to lose.
     """
     from qdag.sources import open_source
-    from qdag.sources.base import FileSource
+    from qdag.sources.base import FileSource, unspoken
     from qdag.store import deliveries
 
     sessions = window_sessions(platform, universe, start, end)
@@ -660,13 +660,13 @@ def raw_ohlcv(
         mark = {deliveries.DELIVERY: deliveries.fingerprint(hashes, reading)} if hashes else {}
         told = replace(platform, provenance={**platform.provenance, **mark})
 
-        refused = pc.unique(delivery.quarantine.filter(pc.field("line") == 0)["instrument"]).to_pylist()
         # a file of several instruments that was refused says nothing about any
-        everyone = bool(refused) and isinstance(source, FileSource) and source.owners(()) is None
+        several = isinstance(source, FileSource) and source.owners(()) is None
+        refused, everyone = unspoken(delivery.quarantine, several)
         given = Given(schema.RAW_OHLCV, delivery.parts, silent_about(refused, everyone, asked))
         stored = _raw_digests(platform, universe, everything)
         unlike = given.unlike(everything, stored)
-        held = withdrawn(platform, universe, given, unlike)
+        held = withdrawn(platform, universe, given, unlike, delivery.quarantine)
         if cut := {name: lost for name, lost in held.items() if name in accepted}:
             _covered_by(universe, cut, first, last)
         held = {name: lost for name, lost in held.items() if name not in accepted}
@@ -742,18 +742,25 @@ def _raw_digests(platform: Platform, universe: str, sessions: np.ndarray) -> np.
 
 
 def withdrawn(
-    platform: Platform, universe: str, given: Given, days: np.ndarray, instruments: Collection[str] | None = None
+    platform: Platform,
+    universe: str,
+    given: Given,
+    days: np.ndarray,
+    refused: pa.Table,
+    instruments: Collection[str] | None = None,
 ) -> dict[str, Withdrawal]:
     """Instruments that lose more of their history by a delivery than the settings let pass.
 
     ``days``: sessions on which anything differs. ``instruments``: only these are looked at. Those that the settings no
-    longer name are gone on purpose.
+    longer name are gone on purpose, and those whose name differs only in capitals from another, which the delivery has
+    ``refused``, make way for it.
     """
     if not len(days) or not platform.store.exists("raw_ohlcv"):
         return {}
     limits, named = platform.settings.quality_for(universe), platform.settings.universe(universe).instruments
     found = given.withdrawn(platform.store, universe, days, limits.withdrawn_share, limits.withdrawn_rows, instruments)
-    return {name: lost for name, lost in found.items() if named is None or name in named}
+    clashing = set(refused.filter(pc.field("reason") == "name_clash")["instrument"].to_pylist())
+    return {name: lost for name, lost in found.items() if (named is None or name in named) and name not in clashing}
 
 
 def _covered_by(universe: str, lost: Mapping[str, Withdrawal], first: date, last: date) -> None:

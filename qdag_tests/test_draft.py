@@ -32,6 +32,15 @@ def test_a_known_layout(tmp_path):
     assert "no table, left out: BF.csv api_error_page" in text
 
 
+def test_names_of_files_that_have_a_form(tmp_path):
+    folder = write_us(tmp_path / "us", ["AAPL", "BRK-B", "KO"], days_of("XNYS", *SPRING))
+    for path in folder.iterdir():
+        path.rename(folder / f"DA-{path.stem}-T-2021-04-21.csv")
+    text, settings = loaded(tmp_path, folder)
+    assert settings.universe("us").source.name == "DA-{instrument}-T-{date}"
+    assert "# instruments: AAPL, BRK-B, KO" in text
+
+
 def test_short_files_get_windows_that_fit(tmp_path):
     folder = write_us(tmp_path / "us", ["A", "B"], days_of("XNYS", *SPRING))
     _, settings = loaded(tmp_path, folder)

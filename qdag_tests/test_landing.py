@@ -161,7 +161,7 @@ def test_what_a_run_over_other_sessions_has_read_is_asked_for(folder):
     folder.take(folder.settle().request)
     rows = lines(1, folder.days[:-4])
     cells = rows[40].split(",")
-    rows[40] = ",".join([*cells[:8], "2"])
+    rows[40] = ",".join([*cells[:7], str(0.02 * float(cells[4])), "1"])
     folder.drop("BBB.csv", rows)
     day = folder.days[-5].item()
     stages.raw_ohlcv(folder.platform, "us", day, day)

@@ -14,12 +14,14 @@ are many (``spill``), and gone through some instruments at a time.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from qdag.provider import folder_name
 from qdag.schema import FINDINGS, QUARANTINE, RAW_OHLCV
 from qdag.sources.actions import Adjustment, Noticed, factors, ticker_reuse
 from qdag.sources.spill import Parts, Shelf
@@ -48,6 +50,8 @@ ROW_REASONS = {
     "high_below_low": "high < low",
     "close_outside_range": "close is outside [low, high]",
     "open_outside_range": "open is outside [low, high]",
+    "misplaced_date": "the date has not come yet, or lies outside the universe's time where the rows around it do not",
+    "name_clash": "another instrument has the same name but for capitals: Qlib keeps both in one folder",
     "bad_event": "a split, factor, previous or adjusted close is not positive, a dividend is negative, "
     "or the vendor's factor is missing",
 }
@@ -58,11 +62,21 @@ FILE_REASONS = {
     "header_without_rows": "the file has a header and no row",
     "unknown_columns": "the header lacks columns of the source's layout",
     "unreadable": "the file is damaged, truncated or, from its header on, not in UTF-8",
+    "unreadable_folder": "the folder cannot be listed: nothing is known of what lies in it",
+    "symbolic_link": "a symbolic link is not followed: put there what it leads to",
+    "not_a_file": "a pipe, a socket or a device",
+    "bad_file_name": "the file's name is not UTF-8, or not of the form that is set",
+    "bad_instrument": ROW_REASONS["bad_instrument"],
+    "name_clash": ROW_REASONS["name_clash"],
 }
-UNDATED = ("bad_date", "wrong_columns", "broken_line")
-"""Of the reasons for a row: those of a row that has no date."""
+UNDATED = ("bad_date", "wrong_columns", "broken_line", "misplaced_date")
+"""Of the reasons for a row: those of a row that has no date, or none that can be."""
 WITHDRAWN = "history_withdrawn"
 """Reason for which a whole instrument is held back: a delivery no longer has much of what is stored of it."""
+NOT_ADJUSTED = (
+    "prices are not adjusted: no column tells a factor, an adjusted close, splits, dividends or a previous close, so "
+    "the factor is 1 throughout. Right if the vendor has adjusted them already; else name such a column in [columns]"
+)
 _CODES = {reason: code for code, reason in enumerate(ROW_REASONS, start=1)}
 
 
@@ -94,7 +108,8 @@ class Delivery:
     of the part before; they may be gone through again. ``quarantine`` and ``findings`` have the schemas of these names.
     ``corrections`` counts valid rows that a newer row of the same instrument and date replaced. ``files`` counts the
     files looked at, ``versions`` says which they were. ``checks`` are figures for people and quality rules:
-    ``rows_delivered`` (rows in the range),
+    ``rows_delivered`` (rows in the range), ``rows_outside`` (rows outside it, which are looked at for the factor only),
+    ``not_adjusted`` (1 where nothing tells the factor, which is 1),
     ``amount_incomparable`` (stored rows whose amount / volume is outside [low, high] by more than 0.1 %, so that their
     vwap is (high + low + close) / 3), and the number of findings by kind.
 
@@ -113,6 +128,14 @@ class Delivery:
     def bars(self) -> pa.Table:
         """All parts as one table."""
         return pa.concat_tables(self.parts) if len(self.parts) else RAW_OHLCV.arrow().empty_table()
+
+
+def unspoken(quarantine: pa.Table, several: bool) -> tuple[list[str], bool]:
+    """Instruments about which a delivery says nothing, since what should tell of them was refused as a whole; and
+    whether that may be all: a folder was refused, or a file where files hold ``several`` instruments."""
+    whole = quarantine.filter((pc.field("line") == 0) & (pc.field("reason") != "name_clash"))
+    folders = pc.any(pc.ends_with(whole["source"], "/")).as_py()
+    return pc.unique(whole["instrument"]).to_pylist(), bool(folders or (several and whole.num_rows))
 
 
 class Source(Protocol):
@@ -234,6 +257,7 @@ class Cleaner:
     since : the universe's first day; rows before it are left out
     start, end : the asked range; rows outside it only serve the adjustment factor
     adjustment : how the vendor tells the adjustment factor
+    until : the universe's last day, if it has one
     """
 
     def __init__(
@@ -244,13 +268,20 @@ class Cleaner:
         start: date,
         end: date,
         adjustment: Adjustment,
+        until: date | None = None,
     ):
         self.universe = universe
         self.sessions = np.asarray(sessions).astype("datetime64[D]")
         self.since, self.start, self.end = (np.datetime64(day, "D") for day in (since, start, end))
         self.adjustment = adjustment
+        # somewhere it is tomorrow already
+        self.coming = np.datetime64(datetime.now(UTC).date() + timedelta(days=2), "D")
+        self.until = min(np.datetime64(until, "D"), self.coming) if until else self.coming
         self.instruments: dict[str, int] = {}
+        self._folders: dict[str, str] = {}
+        self._clashing: set[int] = set()
         self.delivered = 0
+        self.outside = 0
         self.corrections = 0
         self._kept = Shelf()
         self._columns: tuple[str, ...] = ()
@@ -290,30 +321,79 @@ class Cleaner:
         text : gives the rows of some lines as they were delivered
         owner : quarantine's instrument for a row that has none
         """
-        undated = np.isnat(rows.date)
+        code = self._codes(rows.instrument)
+        misplaced = self._misplaced(rows.date, code)
+        undated = np.isnat(rows.date) | misplaced
         near = undated | ((rows.date >= self.since) & (rows.date <= self.end))
-        rows = rows if near.all() else rows.take(near)
-        reasons = row_reasons(rows, self.sessions, self.adjustment)
-        asked = np.isnat(rows.date) | (rows.date >= self.start)
+        asked = undated | (near & (rows.date >= self.start))
         self.delivered += int(asked.sum())
+        self.outside += int((~asked).sum())
+        if not near.all():
+            rows, code, misplaced, undated, asked = (
+                rows.take(near),
+                *(x[near] for x in (code, misplaced, undated, asked)),
+            )
+        reasons = row_reasons(rows, self.sessions, self.adjustment)
+        reasons[misplaced] = _CODES["misplaced_date"]
+        if self._clashing:
+            reasons[(reasons == 0) & np.isin(code, list(self._clashing))] = _CODES["name_clash"]
         refused = np.flatnonzero(asked & (reasons > 0))
         names = tuple(ROW_REASONS)
         for at, shown in zip(refused.tolist(), text(rows.line[refused]) if len(refused) else (), strict=True):
-            day = self.start if np.isnat(rows.date[at]) else rows.date[at]
+            day = self.start if undated[at] else rows.date[at]
             instrument = rows.instrument[at] or owner
             self._refuse(day.item(), instrument, source, int(rows.line[at]), names[reasons[at] - 1], shown)
         # a refused row's event still counts where its date and instrument are known
-        usable = ~np.isnat(rows.date) & ~_nameless(rows.instrument)
+        usable = ~undated & (code >= 0)
         if not usable.all():
-            rows, reasons = rows.take(usable), reasons[usable]
+            rows, code, reasons = rows.take(usable), code[usable], reasons[usable]
         if len(rows.line):
-            self._keep(rows, reasons == 0)
+            self._keep(rows, code, reasons == 0)
 
-    def _keep(self, rows: RawRows, valid: np.ndarray) -> None:
+    def ends(self, days: np.ndarray) -> tuple[date | None, date | None]:
+        """First and last of the days (datetime64[D]) that have come; None where there is none."""
+        days = days[days < self.coming]
+        return (days.min().item(), days.max().item()) if len(days) else (None, None)
+
+    def clash(self, instrument: str) -> str | None:
+        """An instrument that came before under the same name but for capitals, or None: then this one has come."""
+        first = self._folders.setdefault(folder_name(instrument), instrument)
+        return None if first == instrument else first
+
+    def _misplaced(self, days: np.ndarray, code: np.ndarray) -> np.ndarray:
+        """Rows whose date cannot be: it has not come, or lies before or after the universe's time although the file is
+        in the order of time and an earlier or later row lies within. Bool (N,).
+
+        The order is that of each instrument's rows; of all rows, where they are of one instrument.
+        """
+        found = days >= self.coming
+        early, late = days < self.since, days > self.until
+        odd = np.flatnonzero(early | late)
+        if not len(odd):
+            return found
+        one = len(np.unique(code[code >= 0])) <= 1
+        order = np.flatnonzero(~np.isnat(days))
+        if not one:
+            order = order[np.argsort(code[order], kind="stable")]
+        day, group = days[order].astype(np.int64), np.zeros(len(order), np.int64) if one else code[order]
+        new = np.append(True, group[1:] != group[:-1])
+        number = np.cumsum(new) - 1
+        step = np.where(new, 0, np.sign(np.diff(day, prepend=day[:1])))
+        ups, downs = (np.bincount(number, step == sign)[number] for sign in (1, -1))
+        inside = ~(early | late)[order]
+        total = np.append(0, np.cumsum(inside))
+        edges = np.append(np.flatnonzero(new), len(order))
+        before, after = total[:-1] - total[edges[number]], total[edges[number + 1]] - total[1:]
+        rising, falling = ups > 2 * downs, downs > 2 * ups
+        first, last = np.where(rising, before, after) > 0, np.where(rising, after, before) > 0
+        broken = (rising | falling) & ((early[order] & first) | (late[order] & last))
+        found[order[broken]] = True
+        return found
+
+    def _keep(self, rows: RawRows, code: np.ndarray, valid: np.ndarray) -> None:
         self._columns = self._columns or tuple(rows.numbers)
         nothing = np.full(len(rows.line), np.nan)
         numbers = {name: rows.numbers.get(name, nothing) for name in self._columns}
-        code = self._codes(rows.instrument)
         table = pa.table({"code": code, "date": rows.date, "valid": valid, **numbers})
         group = code % GROUPS
         for place in np.unique(group).tolist():
@@ -323,7 +403,7 @@ class Cleaner:
     def finish(self, files: int) -> Delivery:
         """Resolve duplicates, derive factors, look for what is noticeable, and cut out the asked range."""
         parts = Parts(self.sessions)
-        checks: Counter[str] = Counter(rows_delivered=self.delivered)
+        checks: Counter[str] = Counter(rows_delivered=self.delivered, rows_outside=self.outside)
         names = np.array(list(self.instruments), object)
         for place in self._kept.places:
             kept = self._kept.read(place)
@@ -332,6 +412,10 @@ class Cleaner:
             bars, found = self._settle(rows, names)
             parts.add(bars)
             checks.update(found)
+        if self.adjustment == "none" and len(parts):
+            checks["not_adjusted"] = 1
+            first = parts[0].slice(0, 1).select(["date", "instrument"]).to_pylist()[0]
+            self.note(np.datetime64(first["date"]), first["instrument"], "not_adjusted", 1.0, np.nan, NOT_ADJUSTED)
         checks.update(Counter(f"findings_{kind}" for _, _, kind in self._noted))
         figures = {name: float(count) for name, count in checks.items()}
         noted = pa.Table.from_pylist([self._noted[key] for key in sorted(self._noted)], schema=FINDINGS.arrow())
@@ -375,11 +459,22 @@ class Cleaner:
             self.note(rows["date"][at], names[rows["code"][at]], found.kind, value, expected, detail)
 
     def _codes(self, instrument: np.ndarray) -> np.ndarray:
+        """Numbers of instruments, int32 (N,), in the order in which they came; -1 where there is none."""
+        if not len(instrument):
+            return np.empty(0, np.int32)
         first = instrument[0]
         if (instrument == first).all():
-            return np.full(len(instrument), self.instruments.setdefault(first, len(self.instruments)), np.int32)
-        known = self.instruments
-        return np.fromiter((known.setdefault(name, len(known)) for name in instrument), np.int32, len(instrument))
+            return np.full(len(instrument), self._code(first), np.int32)
+        return np.fromiter((self._code(name) for name in instrument), np.int32, len(instrument))
+
+    def _code(self, name: str | None) -> int:
+        if name is None:
+            return -1
+        if (code := self.instruments.get(name)) is None:
+            code = self.instruments[name] = len(self.instruments)
+            if self.clash(name):
+                self._clashing.add(code)
+        return code
 
     def _refuse(self, day: date, instrument: str, source: str, line: int, reason: str, row: str) -> None:
         self._refused.append(

@@ -1,4 +1,4 @@
-"""A folder of CSV or Parquet files. Cells are typed here, so that a bad one costs its row and not its file.
+"""Files of CSV or Parquet. Cells are typed here, so that a bad one costs its row and not its file.
 
 In a CSV file a row is a line: lines end with LF, CRLF or CR, lines of white space are no rows, and a quoted cell that
 does not end on its line costs the lines that it touches. A file is read whole. Its header is UTF-8, or it is refused;
@@ -7,9 +7,7 @@ a row with other bytes is refused where they are in a cell that is needed.
 
 import csv
 import hashlib
-import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -20,20 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qdag.errors import SourceError, unknown
+from qdag.errors import SourceError, nearest, unknown
 from qdag.settings import FilesSource, UniverseSettings
 from qdag.sources.base import Cleaner, Delivery, FileVersion, RawRows
-from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect
+from qdag.sources.folder import Entry, entries
+from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect, name_regex, plain_name
 
-SUFFIXES = (".csv", ".parquet")
 EMPTY_CELLS = ("", "null", "NULL", "None", "nan", "NaN", "NAN", "NA", "N/A")
 LONGEST_LINE = 1 << 20
-FRESH_NS = 2 * 10**9
-"""A file that changed so shortly before it was read may change again at the same time: it is known by its digest."""
 _BLANK = " \t\n\v\f"
 # what Arrow raises on damaged bytes; a size that is no size can ask for any amount of memory
 _DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
 _BOM = b"\xef\xbb\xbf"
+# dates that text can tell too; a typed one may be millions of years away
+_EARLIEST, _LATEST = np.datetime64("1000-01-01"), np.datetime64("9999-12-31")
+# libraries write dates as the exchange's midnight
+_MIDNIGHT = re.compile(r"[ T]00:00:00(\.0+)?([+-]\d\d:?\d\d|Z)?\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -85,9 +85,11 @@ class FolderLook:
 class FilesFolder:
     """Daily bars from a folder and its sub-folders: one file per instrument, or files with an instrument column.
 
-    Other suffixes than .csv and .parquet, and hidden files, are no part of the source. The order of delivery is that of
-    the paths (as text, folder by folder), then of the lines: of two valid rows of an instrument and date the later one
-    is the newer and wins. Times of modification mean nothing: a copy of the folder gives the same bars.
+    Other suffixes than .csv and .parquet, and hidden files, are no part of the source. Symbolic links, folders that
+    cannot be listed, and files whose name is not UTF-8 or not of the form of ``source.name``, are refused like broken
+    files. The order of delivery is that of the paths (as text, folder by folder), then of the lines: of two valid rows
+    of an instrument and date the later one is the newer and wins. Times of modification mean nothing: a copy of the
+    folder gives the same bars.
     """
 
     def __init__(self, universe: str, settings: UniverseSettings, source: FilesSource):
@@ -95,56 +97,53 @@ class FilesFolder:
         self.settings = settings
         self.folder = source.path.expanduser()
         self.source = source
+        self._form = name_regex(source.name) if source.name else None
 
     def deliver(self, sessions: np.ndarray, start: date, end: date) -> Delivery:
         """Read the folder; see ``Source.deliver``."""
-        paths = self._paths()
-        profile = self._profile(paths)
+        listed = self._entries()
+        profile = self._profile(listed)
         wanted = self._wanted
         dates: dict[str, np.datetime64] = {}
-        cleaner = Cleaner(self.universe, sessions, self.settings.start, start, end, profile.adjustment)
-        seen = {owner for path in paths if (owner := self._owner(path, profile))}
+        spec = self.settings
+        cleaner = Cleaner(self.universe, sessions, spec.start, start, end, profile.adjustment, spec.end)
+        seen = {owner for entry in listed if (owner := self._owner(entry, profile))}
         files = 0
         layouts: list[str] = []
-        for path in self._looked_at(paths, profile):
-            owner = self._owner(path, profile)
+        for entry in self._looked_at(listed, profile):
             files += 1
-            name = path.relative_to(self.folder).as_posix()
-            shown = profile.symbol(path.stem) or path.stem
-            data, unreadable, modified = _bytes(path)
-            version = FileVersion(name, hashlib.sha256(data).hexdigest(), len(data), modified=modified)
+            owner = self._owner(entry, profile)
+            shown = owner or plain_name(self._stem(entry) or entry.path.stem)
+            data, unreadable, modified = (b"", "", 0) if entry.reason else entry.read()
+            size = len(data) if data or entry.reason else entry.stamp()[0]
+            digest = entry.sha256() if entry.reason else hashlib.sha256(data).hexdigest()
+            version = FileVersion(entry.name, digest, size, modified=modified)
             try:
-                if unreadable:
-                    raise FileRefused("unreadable", unreadable)
-                table = _read(path, data, profile)
+                self._accept(entry, profile, cleaner, unreadable)
+                table = _read(entry.path, data, profile)
             except FileRefused as refused:
                 cleaner.version(version)
-                cleaner.refuse_file(name, shown, refused.reason, str(refused))
+                cleaner.refuse_file(entry.name, shown, refused.reason, str(refused))
                 if refused.reason == "unknown_columns":
-                    layouts.append(f"{name}: {refused}")
+                    layouts.append(f"{entry.name}: {refused}")
                 continue
             rows, foreign = self._rows(table, profile, owner, dates)
-            dated = rows.date[~np.isnat(rows.date)]
-            first, last = (dated.min().item(), dated.max().item()) if len(dated) else (None, None)
-            size = len(table.line) + len(table.broken)
-            cleaner.version(replace(version, rows=size, first=first, last=last))
+            first, last = cleaner.ends(rows.date)
+            cleaner.version(replace(version, rows=len(table.line) + len(table.broken), first=first, last=last))
             seen.update(name for name in set(rows.instrument.tolist()) if name is not None)
             for line, text, reason in table.broken:
-                cleaner.refuse_line(name, shown, line, text, reason)
+                cleaner.refuse_line(entry.name, shown, line, text, reason)
             if owner is not None and foreign.any():
                 known = rows.date[foreign & ~np.isnat(rows.date) & (rows.date >= np.datetime64(start, "D"))]
-                told = f"{name} is named after one instrument and has {int(foreign.sum())} rows of others"
+                told = f"{entry.name} is named after one instrument and has {int(foreign.sum())} rows of others"
                 if len(known):
                     cleaner.note(known.min(), owner, "ticker_reuse", float(foreign.sum()), 0.0, told)
             if wanted is not None and owner is None:
-                listed = np.array([name is None or name in wanted for name in rows.instrument], bool)
-                rows = rows.take(listed)
-            cleaner.add(name, rows, table.text, shown)
+                inside = np.array([name is None or name in wanted for name in rows.instrument], bool)
+                rows = rows.take(inside)
+            cleaner.add(entry.name, rows, table.text, shown)
         if layouts and len(layouts) == files:
-            raise SourceError(
-                f"no file in {str(self.folder)!r} has the columns of profile {profile.name!r} ({layouts[0]}); "
-                "name the layout with profile = 'custom' and a [columns] table"
-            )
+            raise SourceError(self._no_layout(profile, layouts[0]))
         for instrument in sorted(wanted or ()):
             if instrument not in seen:
                 raise unknown(f"instrument of universe {self.universe!r}", instrument, seen)
@@ -152,23 +151,19 @@ class FilesFolder:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the files that would be read now; see ``FileSource.hashes``."""
-        paths = self._paths()
-        profile = self._profile(paths)
-        found = self._looked_at(paths, profile)
-        return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in found}
+        return {name: entry.sha256() for name, entry in self.files().items()}
 
-    def files(self) -> dict[str, Path]:
-        """The files that would be read now, by their path in the folder; SourceError where there is none."""
-        paths = self._paths()
-        found = self._looked_at(paths, self._profile(paths))
-        return {path.relative_to(self.folder).as_posix(): path for path in found}
+    def files(self) -> dict[str, Entry]:
+        """The files that would be read or refused now, by their path in the folder; SourceError where there is none."""
+        listed = self._entries()
+        return {entry.name: entry for entry in self._looked_at(listed, self._profile(listed))}
 
     def owners(self, names: Iterable[str]) -> dict[str, str | None] | None:
         """The instrument of each file, by its path in the folder; None where files hold several instruments."""
-        profile = self._profile(self._paths())
-        if not (profile.named_files or profile.columns.instrument is None):
+        profile = self._profile(self._entries())
+        if not self._one_each(profile):
             return None
-        return {name: profile.symbol(Path(name).stem) for name in names}
+        return {name: self._owner(Entry(name, Path(name)), profile) for name in names}
 
     def header(self) -> tuple[str, list[str]]:
         """The first file, by its path in the folder, whose column names can be read, and these names.
@@ -179,12 +174,11 @@ class FilesFolder:
             No folder, or no such file.
         """
         refused = ""
-        for path in self._paths():
-            name = path.relative_to(self.folder).as_posix()
+        for entry in self._entries():
             try:
-                return name, _header(path)
-            except (FileRefused, OSError) as error:
-                refused = refused or f"{name}: {' '.join(str(error).split())[:200]}"
+                return entry.name, _header(entry)
+            except FileRefused as error:
+                refused = refused or f"{entry.name}: {' '.join(str(error).split())[:200]}"
         raise SourceError(f"no file in {str(self.folder)!r} has a header ({refused}); deliver the files again")
 
     def look(self, most: int) -> FolderLook:
@@ -195,27 +189,24 @@ class FilesFolder:
         SourceError
             No folder, no file, or an unknown layout.
         """
-        paths = self._paths()
-        profile = self._profile(paths)
+        listed = self._entries()
+        profile = self._profile(listed)
         mapping, known = profile.columns, dict[str, np.datetime64]()
-        found = list(self._looked_at(paths, profile))
+        found = list(self._looked_at(listed, profile))
         chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))]
         rows, refused, unnamed = 0, dict[str, str](), list[str]()
         days = np.array([], "M8[D]")
         traded = np.array([], np.int64)
         names: set[str] = set()
-        one_each = profile.named_files or mapping.instrument is None
-        for path in chosen:
-            name, owner = path.relative_to(self.folder).as_posix(), self._owner(path, profile)
-            if one_each and owner is None:
-                unnamed.append(name)
-            data, unreadable, _ = _bytes(path)
+        one_each = self._one_each(profile)
+        for entry in chosen:
+            owner = self._owner(entry, profile)
+            if one_each and owner is None and not entry.reason:
+                unnamed.append(entry.name)
             try:
-                if unreadable:
-                    raise FileRefused("unreadable", unreadable)
-                table = _read(path, data, profile)
+                table = _read(entry.path, _content(entry), profile)
             except FileRefused as wrong:
-                refused[name] = f"{wrong.reason}: {wrong}"
+                refused[entry.name] = f"{wrong.reason}: {wrong}"
                 continue
             rows += len(table.line) + len(table.broken)
             if one_each:
@@ -230,7 +221,7 @@ class FilesFolder:
             total[np.searchsorted(both, days)] += traded
             total[np.searchsorted(both, new)] += counts
             days, traded = both, total
-        size = sum(path.stat().st_size for path in found)
+        size = sum(entry.stamp()[0] for entry in found)
         return FolderLook(
             profile, len(found), len(chosen), size, rows, tuple(sorted(names)), days, traded, refused, tuple(unnamed)
         )
@@ -239,48 +230,96 @@ class FilesFolder:
     def _wanted(self) -> set[str] | None:
         return set(self.settings.instruments) if self.settings.instruments is not None else None
 
-    def _owner(self, path: Path, profile: Profile) -> str | None:
-        """The one instrument of a file, where files are named after theirs."""
-        one_each = profile.named_files or profile.columns.instrument is None
-        return profile.symbol(path.stem) if one_each else None
+    def _one_each(self, profile: Profile) -> bool:
+        """Whether files are named after the one instrument that they hold."""
+        return profile.named_files or profile.columns.instrument is None or self._form is not None
 
-    def _looked_at(self, paths: list[Path], profile: Profile) -> Iterator[Path]:
+    def _stem(self, entry: Entry) -> str | None:
+        """The vendor's symbol in a file's name; None where the name is not of the form that is set."""
+        if self._form is None:
+            return entry.path.stem
+        match = self._form.fullmatch(entry.path.stem)
+        return match["instrument"] if match else None
+
+    def _owner(self, entry: Entry, profile: Profile) -> str | None:
+        """The one instrument of a file, where files are named after theirs."""
+        if not self._one_each(profile) or entry.name.endswith("/") or (stem := self._stem(entry)) is None:
+            return None
+        return profile.symbol(stem)
+
+    def _looked_at(self, listed: list[Entry], profile: Profile) -> Iterator[Entry]:
         """The files that may hold an instrument of the universe."""
         wanted = self._wanted
-        for path in paths:
-            owner = self._owner(path, profile)
+        for entry in listed:
+            owner = self._owner(entry, profile)
             if wanted is None or owner is None or owner in wanted:
-                yield path
+                yield entry
 
-    def _paths(self) -> list[Path]:
+    def _accept(self, entry: Entry, profile: Profile, cleaner: Cleaner, unreadable: str) -> None:
+        """FileRefused for a file whose rows are not wanted, whatever they are."""
+        if entry.reason:
+            raise FileRefused(entry.reason, entry.told)
+        owner, stem = self._owner(entry, profile), self._stem(entry)
+        if stem is None:
+            told = f"not of the form name = {self.source.name!r}; rename the file, or correct source.name"
+            raise FileRefused("bad_file_name", told)
+        if owner is None and (profile.columns.instrument is None or self._form):
+            raise FileRefused("bad_instrument", f"{stem!r} is no symbol; rename the file")
+        if owner and (other := cleaner.clash(owner)):
+            raise FileRefused("name_clash", f"{other!r} was read before; remove one of them, or rename it")
+        if unreadable:
+            raise FileRefused("unreadable", unreadable)
+
+    def _entries(self) -> list[Entry]:
+        shown = f"folder {str(self.folder)!r} of universe {self.universe!r}"
         if not self.folder.is_dir():
+            raise SourceError(f"{shown} does not exist; correct source.path")
+        listed = entries(self.folder)
+        if not listed:
             raise SourceError(
-                f"folder {str(self.folder)!r} of universe {self.universe!r} does not exist; correct source.path"
+                f"{shown} has no .csv or .parquet file; put the vendor's files there or correct source.path"
             )
-        found = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        paths = sorted(p for p in found if not any(x.startswith(".") for x in p.relative_to(self.folder).parts))
-        if not paths:
+        if listed[0].path == self.folder:
+            raise SourceError(f"{shown} cannot be listed: {listed[0].told}; correct its permissions or source.path")
+        named = [entry for entry in listed if not entry.reason]
+        if named and all(self._stem(entry) is None for entry in named):
             raise SourceError(
-                f"folder {str(self.folder)!r} of universe {self.universe!r} has no .csv or .parquet file; "
-                "put the vendor's files there or correct source.path"
+                f"no file of {shown} is named as name = {self.source.name!r} says, for example {named[0].name!r}; "
+                "correct source.name, which is without the suffix"
             )
-        return paths
+        return listed
 
-    def _profile(self, paths: list[Path]) -> Profile:
+    def _no_layout(self, profile: Profile, example: str) -> str:
+        """Why no file has the columns of the layout, and what to do about it."""
+        if profile.name != "custom":
+            return (
+                f"no file in {str(self.folder)!r} has the columns of profile {profile.name!r} ({example}); "
+                "name the layout with profile = 'custom' and a [columns] table"
+            )
+        _, header = self.header()
+        columns = profile.columns.model_dump()
+        wrong = [f"columns.{key} = {columns[key]!r}" for key in columns if columns[key] in profile.missing(header)]
+        hint = nearest(columns[wrong[0].split(" ")[0].removeprefix("columns.")], header) if wrong else ""
+        return (
+            f"no file in {str(self.folder)!r} has the columns that [columns] of universe {self.universe!r} names "
+            f"({example}); correct {', '.join(wrong)}{hint}"
+        )
+
+    def _profile(self, listed: list[Entry]) -> Profile:
         """The layout: as set, or for ``auto`` that of the first file whose header is known."""
         if self.source.columns is not None:
             return Profile("custom", self.source.columns)
         if self.source.profile != "auto":
             return PROFILES[self.source.profile]
         headers: dict[str, list[str]] = {}
-        for path in paths:
+        for entry in listed:
             try:
-                header = _header(path)
+                header = _header(entry)
             except FileRefused:
                 continue
             if found := detect(header):
                 return found
-            headers.setdefault(path.relative_to(self.folder).as_posix(), header)
+            headers.setdefault(entry.name, header)
         if not headers:
             # nothing but broken files: the delivery names each of them, under any profile
             return PROFILES["alphavantage"]
@@ -320,6 +359,8 @@ class FilesFolder:
                 foreign = other & np.not_equal(instrument, np.array(None, object)).astype(bool)
                 instrument[other] = None
         days = to_dates(table.columns[mapping.date], mapping.date_format, dates)
+        with np.errstate(all="ignore"):
+            numbers = profile.as_traded(days, numbers)
         return RawRows(instrument, days, table.line, numbers, bad), foreign
 
 
@@ -352,13 +393,15 @@ def to_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_dates(column: pa.ChunkedArray, form: str, known: dict[str, np.datetime64]) -> np.ndarray:
-    """Type a column of dates: datetime64[D] (N,), NaT where it cannot be read.
+    """Type a column of dates: datetime64[D] (N,), NaT where it cannot be read or is of no year from 1000 to 9999.
 
     ``known`` remembers texts: files share their dates.
     """
     kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return np.array(column.cast(pa.date32(), safe=False).to_numpy(zero_copy_only=False), "M8[D]")
+        days = np.array(column.cast(pa.date32(), safe=False).to_numpy(zero_copy_only=False), "M8[D]")
+        days[(days < _EARLIEST) | (days > _LATEST)] = np.datetime64("NaT")
+        return days
     if pa.types.is_integer(kind):
         column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -394,7 +437,8 @@ def _date(text: str, form: str) -> np.datetime64:
     try:
         day = datetime.strptime(text, form)
     except ValueError:
-        return np.datetime64("NaT")
+        plain = _MIDNIGHT.sub("", text)
+        return _date(plain, form) if plain != text else np.datetime64("NaT")
     # strptime also takes 2020131 for %Y%m%d; digits may only lack where a separator tells them apart
     shown = day.strftime(form)
     # and a year that begins with 0 is a typing error, not one long before any exchange
@@ -406,38 +450,22 @@ def _unpadded(text: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", text).lower()
 
 
-def _header(path: Path) -> list[str]:
-    if path.suffix.lower() == ".parquet":
-        return list(_parquet(path).schema_arrow.names)
-    with path.open("rb") as file:
-        return _csv_header(file.read(1 << 16))[0]
+def _content(entry: Entry) -> bytes:
+    data, unreadable, _ = (b"", "", 0) if entry.reason else entry.read()
+    if entry.reason or unreadable:
+        raise FileRefused(entry.reason or "unreadable", entry.told or unreadable)
+    return data
+
+
+def _header(entry: Entry) -> list[str]:
+    data = _content(entry)
+    if entry.path.suffix.lower() == ".parquet":
+        return list(_parquet(data).schema_arrow.names)
+    return _csv_header(data)[0]
 
 
 def _read(path: Path, data: bytes, profile: Profile) -> _Table:
     return _read_parquet(data, profile) if path.suffix.lower() == ".parquet" else _read_csv(data, profile)
-
-
-def _bytes(path: Path) -> tuple[bytes, str, int]:
-    """What a file holds, why it cannot be read, if so, and when it was changed (ns; 0 where that was just now).
-
-    What is hashed is what is parsed, also of a file that is rewritten meanwhile.
-    """
-    try:
-        with path.open("rb") as file:
-            modified = os.fstat(file.fileno()).st_mtime_ns
-            # a change within the clock's tick would have the same time
-            return file.read(), "", modified if time.time_ns() - modified > FRESH_NS else 0
-    except OSError as error:
-        return b"", str(error), 0
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; of nothing where it cannot be opened, which reading it reports."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return hashlib.sha256().hexdigest()
 
 
 def _csv_header(data: bytes) -> tuple[list[str], int]:
@@ -580,15 +608,13 @@ def _csv_lines(body: bytes, line: np.ndarray) -> list[str]:
     return [lines[at - 1].decode("utf-8", "replace") for at in line.tolist()]
 
 
-def _parquet(given: Path | bytes) -> "pa.parquet.ParquetFile":
-    """A Parquet file, or the bytes of one."""
+def _parquet(data: bytes) -> "pa.parquet.ParquetFile":
     from pyarrow.parquet import ParquetFile
 
     try:
-        if not (len(given) if isinstance(given, bytes) else given.stat().st_size):
+        if not data:
             raise FileRefused("empty_file", "0 bytes")
-        source = pa.BufferReader(given) if isinstance(given, bytes) else given
-        return ParquetFile(source, page_checksum_verification=True)
+        return ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     except _DAMAGED as error:
         raise FileRefused("unreadable", f"{error}; deliver the file again") from None
 
@@ -619,8 +645,8 @@ def _read_parquet(data: bytes, profile: Profile) -> _Table:
 
 
 def _shown(value: pa.Scalar) -> str:
-    """A Parquet cell as text; a value that Python has no word for (a year of 9 digits) as Arrow shows it."""
+    """A Parquet cell as text; a value that Python has no word for (a year of 9 digits) as the number it is."""
     try:
         return "" if value.as_py() is None else str(value.as_py())
     except (ValueError, OverflowError):
-        return str(value.cast(pa.int64())) if pa.types.is_temporal(value.type) else repr(value)
+        return str(value.value) if pa.types.is_temporal(value.type) else repr(value)

@@ -1,29 +1,33 @@
-"""Vendors' file layouts: which column holds what, in which unit, and how symbols are spelled. No reading here."""
+"""Vendors' file layouts: which column holds what, in which unit, how symbols and files are named. No reading here."""
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from qdag.settings import ColumnMapping
-from qdag.sources.actions import Adjustment
+import numpy as np
+
+from qdag.settings import SYMBOL_PATTERN, ColumnMapping
+from qdag.sources.actions import Adjustment, without_factor, without_splits
 
 OPTIONAL = ("amount", "factor", "adjusted_close", "split", "dividend", "pre_close")
 NUMBERS = ("open", "high", "low", "close", "volume", *OPTIONAL)
 # read where a file has it, and compared with the factor only
 COMPARED = ("pct_chg",)
-LONGEST_NAME = 64
 
-# an instrument's name becomes a directory of the Qlib provider and a field of a tab-separated list
-_PLAIN = re.compile(r"[^\s/\\.][^\s/\\]*")
 _TUSHARE = re.compile(r"(\d{6})\.(SH|SZ|BJ)", re.IGNORECASE)
+_STOOQ = re.compile(r"([^_]+)(?:_[a-z]{2})?_[dwm]", re.IGNORECASE)
 
 
 def plain_symbol(text: str) -> str | None:
-    """The symbol itself; None where it is empty or longer than 64 characters, begins with a dot, or has white space, a
-    path separator or a character that cannot be printed."""
+    """The symbol itself; None where it does not match ``SYMBOL_PATTERN``: an instrument's name becomes a folder, a
+    field of a tab-separated list, a cell of other people's tables, and part of messages."""
     text = text.strip()
-    fits = len(text) <= LONGEST_NAME and text.isprintable() and _PLAIN.fullmatch(text)
-    return text if fits else None
+    return text if re.fullmatch(SYMBOL_PATTERN, text) else None
+
+
+def plain_name(text: str) -> str:
+    """A name for what is none, to be stored and shown: each unfit character replaced by an underscore."""
+    return re.sub(r"[^A-Za-z0-9.^=_-]", "_", text)[:64] or "_"
 
 
 def tushare_symbol(text: str) -> str | None:
@@ -32,12 +36,44 @@ def tushare_symbol(text: str) -> str | None:
     return f"{match[2].upper()}{match[1]}" if match else None
 
 
+def stooq_symbol(text: str) -> str | None:
+    """``aapl_us_d`` -> ``AAPL``: as stooq.com names its files; any other symbol in capitals."""
+    match = _STOOQ.fullmatch(text.strip())
+    return plain_symbol((match[1] if match else text).upper())
+
+
+def name_regex(form: str) -> re.Pattern[str]:
+    """What the names of files match, with a group ``instrument``: ``{instrument}`` stands for a symbol, ``{date}`` for
+    a day as 2021-04-21, 2021_04_21, 2021.04.21 or 20210421."""
+    parts = re.split(r"(\{instrument\}|\{date\})", form)
+    groups = {"{instrument}": "(?P<instrument>.+?)", "{date}": r"\d{4}[-_.]?\d\d[-_.]?\d\d"}
+    return re.compile("".join(groups.get(part) or re.escape(part) for part in parts))
+
+
+Numbers = dict[str, np.ndarray]
+
+
+def _as_they_are(days: np.ndarray, numbers: Numbers) -> Numbers:
+    return numbers
+
+
+def _split_adjusted(days: np.ndarray, numbers: Numbers) -> Numbers:
+    """Yahoo writes 0 where there is no event."""
+    given = {name: np.where(numbers[name] == 0, np.nan, numbers[name]) for name in ("split", "dividend")}
+    return without_splits(days, {**numbers, **given})
+
+
+def _adjusted(days: np.ndarray, numbers: Numbers) -> Numbers:
+    return without_factor(numbers)
+
+
 @dataclass(frozen=True)
 class Profile:
     """A layout of files.
 
     ``symbol`` turns a vendor's symbol, from the instrument column or else the file name without its suffix, into
-    Qlib's spelling, or None where it is none.
+    Qlib's spelling, or None where it is none. ``as_traded`` turns the numbers of a file, by field, with the days of its
+    rows (datetime64[D] (N,)), into those as traded. ``exact``: the header has these columns and no others.
     """
 
     name: str
@@ -45,6 +81,8 @@ class Profile:
     symbol: Callable[[str], str | None] = plain_symbol
     named_files: bool = False
     """Files are named after the one instrument they hold, an instrument column notwithstanding."""
+    as_traded: Callable[[np.ndarray, Numbers], Numbers] = _as_they_are
+    exact: bool = False
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -75,6 +113,8 @@ class Profile:
         have = set(header)
         return [name for name in self.required if name not in have]
 
+
+_YAHOO = {name.lower(): name for name in ("Date", "Open", "High", "Low", "Close", "Volume")}
 
 PROFILES = {
     profile.name: profile
@@ -113,6 +153,28 @@ PROFILES = {
             symbol=tushare_symbol,
             named_files=True,
         ),
+        Profile(
+            "yahoo",
+            ColumnMapping(**_YAHOO, adjusted_close="Adj Close", split="Stock Splits", dividend="Dividends"),
+            as_traded=_split_adjusted,
+        ),
+        # prices stay adjusted for splits: nothing tells them
+        Profile("yahoo_prices", ColumnMapping(**_YAHOO, adjusted_close="Adj Close")),
+        Profile("stooq", ColumnMapping(**_YAHOO), symbol=stooq_symbol, exact=True),
+        Profile(
+            "qlib",
+            ColumnMapping(
+                date="date",
+                instrument="symbol",
+                open="open",
+                high="high",
+                low="low",
+                close="close",
+                volume="volume",
+                factor="factor",
+            ),
+            as_traded=_adjusted,
+        ),
     )
 }
 
@@ -120,4 +182,5 @@ PROFILES = {
 def detect(header: Iterable[str]) -> Profile | None:
     """The profile whose columns a header has, or None."""
     header = list(header)
-    return next((profile for profile in PROFILES.values() if not profile.missing(header)), None)
+    fitting = (profile for profile in PROFILES.values() if not profile.missing(header))
+    return next((p for p in fitting if not p.exact or set(header) == set(p.required)), None)

@@ -18,6 +18,7 @@ import numpy as np
 from qdag.errors import SourceError, unknown
 from qdag.provider import SUFFIX, folder_name, parse_bin, read_days, read_spans
 from qdag.settings import QlibSource, UniverseSettings
+from qdag.sources.actions import without_factor
 from qdag.sources.base import PRICES, Cleaner, Delivery, RawRows
 from qdag.sources.profiles import plain_symbol
 
@@ -49,6 +50,9 @@ class QlibFolder:
             if plain_symbol(name) is None:
                 cleaner.refuse_file("instruments/all.txt", name, "bad_instrument", repr(name))
                 refused, last = refused + 1, repr(name)
+                continue
+            if other := cleaner.clash(name):
+                cleaner.refuse_file(source, name, "name_clash", f"{other!r} was read before")
                 continue
             try:
                 fields = self._fields(self.folder / source, len(calendar))
@@ -106,14 +110,10 @@ class QlibFolder:
         stored = {field: values[at] for field, values in fields.items()}
         bad = np.any([np.isinf(values) for values in stored.values()], axis=0)
         factor = stored.get("factor", np.ones(len(at)))
-        # a row whose factor is unknown is refused for that; its other cells stay as they are
-        scale = np.where(factor > 0, factor, 1.0)
         with np.errstate(invalid="ignore", over="ignore"):
-            numbers = {field: stored[field] / scale for field in PRICES}
-            numbers["volume"] = stored["volume"] * scale
+            numbers = without_factor({"factor": factor, **{field: stored[field] for field in NEEDED}})
             traded = stored.get("vwap", np.full(len(at), np.nan)) * stored["volume"]
         numbers["amount"] = stored.get("amount", traded)
-        numbers["factor"] = factor
 
         def text(line: np.ndarray) -> Iterator[str]:
             for row in np.searchsorted(at, line - 1).tolist():

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from qdag.settings import YahooSource
-from qdag.sources.actions import Adjustment
+from qdag.sources.actions import Adjustment, without_splits
 from qdag.sources.fetch import Final, Passing, Throttle, history_table, judge_status, require
 
 _CHINA = re.compile(r"(SH|SZ|BJ)(\d{6})")
@@ -82,17 +82,13 @@ class Yahoo:
 
 def as_traded(frame: Any) -> pa.Table:
     """Undo the split adjustment of yfinance's daily history (``auto_adjust=False``) that reaches to the present."""
-    split = frame["Stock Splits"].to_numpy(np.float64)
-    ratio = np.where(split > 0, split, 1.0)
-    through = np.cumprod(ratio[::-1])[::-1]  # splits on the day and later
-    after = np.append(through[1:], 1.0)[: len(ratio)]
-    dividend = frame["Dividends"].to_numpy(np.float64)
-    numbers = {name.lower(): frame[name].to_numpy(np.float64) * after for name in ("Open", "High", "Low", "Close")}
-    numbers["volume"] = np.rint(frame["Volume"].to_numpy(np.float64) / after)
-    numbers["split"] = np.where(split == 0, np.nan, split)
-    numbers["dividend"] = np.where(dividend == 0, np.nan, dividend * through)
-    numbers["adjusted_close"] = frame["Adj Close"].to_numpy(np.float64)
-    return history_table([stamp.date() for stamp in frame.index], numbers)
+    columns = {name.lower(): name for name in ("Open", "High", "Low", "Close", "Volume")}
+    columns |= {"adjusted_close": "Adj Close", "split": "Stock Splits", "dividend": "Dividends"}
+    numbers = {name: frame[column].to_numpy(np.float64) for name, column in columns.items()}
+    for name in ("split", "dividend"):
+        numbers[name] = np.where(numbers[name] == 0, np.nan, numbers[name])
+    days = [stamp.date() for stamp in frame.index]
+    return history_table(days, without_splits(np.array(days, "M8[D]"), numbers))
 
 
 @contextmanager

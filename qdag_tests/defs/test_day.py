@@ -20,7 +20,7 @@ from qdag.defs.automation import BUSY
 from qdag.refresh import survey
 from qdag.settings import load_settings
 from qdag.stages import Platform, reads_of
-from qdag.store.deliveries import delivered_hashes
+from qdag.store.deliveries import newest_reading
 from qdag_tests import servers
 from qdag_tests.sinks import Webhook
 
@@ -88,7 +88,8 @@ class Life:
     def settled(self) -> bool:
         """Every file as it is now has been taken in, and nothing is stale."""
         now = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in self.folder.glob("*.csv")}
-        known = {Path(name).name: sha for name, sha in delivered_hashes(self.platform.store, "us").items()}
+        reading = newest_reading(self.platform.store, "us")
+        known = {Path(name).name: sha for name, sha in (reading.hashes if reading else {}).items()}
         seen = survey(self.platform, "us")
         return known == now and not seen.requests and not seen.blocked
 

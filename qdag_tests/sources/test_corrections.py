@@ -216,7 +216,7 @@ def test_files_that_changed_are_found_without_being_read(market, monkeypatch):
         os.utime(path, ns=(10**18, 10**18))
     run(market)
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "sha256_of", None)
+        patch.setattr(landing.Entry, "sha256", None)
         assert changed_files(market, "u") == ([], [])
         write(market, "A", {END: ""})
         (folder / "B.csv").unlink()
@@ -255,15 +255,15 @@ def in_line(platform: Platform) -> int:
 
 
 def test_a_correction_read_by_a_run_over_other_sessions_is_kept_in_mind(market, tmp_path):
-    split, later = date(2020, 2, 10), date(2020, 3, 16)
+    paid, later = date(2020, 2, 10), date(2020, 3, 16)
     for name in "ABC":
         write(market, name, {}, until=date(2020, 3, 13))
     run(market)
-    # the file of the newest session tells an old split: every factor from there on is another one
-    write(market, "A", {split: f"{split},10,11,9,10,10,100,0,2\n"}, until=later)
+    # the file of the newest session tells an old dividend: every factor from there on is another one
+    write(market, "A", {paid: f"{paid},10,11,9,10,10,100,0.3,1\n"}, until=later)
     result, _ = run(market, later, later)
     days = deliveries.contradicted(market.store, "u")
-    assert days.tolist() == market.calendar("u").between(split, date(2020, 3, 13)).tolist()
+    assert days.tolist() == market.calendar("u").between(paid, date(2020, 3, 13)).tolist()
     assert result.extra["sessions_contradicted"] == len(days)
     # neither is the delivery taken for read where it was not
     assert deliveries.unchanged(market.store, "u", START, date(2020, 2, 7), *known(market)) is not None
@@ -306,19 +306,19 @@ def follow(platform: Platform, *assets: str) -> list[tuple[tuple[str, ...], date
 
 
 def test_what_is_contradicted_is_refreshed_and_its_readers_after_it(market, tmp_path):
-    split, before, later = date(2020, 2, 10), date(2020, 3, 13), date(2020, 3, 16)
+    paid, before, later = date(2020, 2, 10), date(2020, 3, 13), date(2020, 3, 16)
     for name in "ABC":
         write(market, name, {}, until=before)
     for stage in (stages.raw_ohlcv, stages.qlib_bin):
         stage(market, "u", START, before)
-    write(market, "A", {split: f"{split},10,11,9,10,10,100,0,2\n"}, until=later)
+    write(market, "A", {paid: f"{paid},10,11,9,10,10,100,0.3,1\n"}, until=later)
     for stage in (stages.raw_ohlcv, stages.qlib_bin):
         stage(market, "u", later, later)
     seen = survey(market, "u", ["raw_ohlcv", "qlib_bin"])
     assert seen.stale["raw_ohlcv"].reason() == "inputs changed: 24 sessions"
     [first, second] = follow(market, "raw_ohlcv", "qlib_bin")
-    assert first == (("raw_ohlcv",), split, before)
-    assert second == (("qlib_bin",), split, later)
+    assert first == (("raw_ohlcv",), paid, before)
+    assert second == (("qlib_bin",), paid, later)
     other = rebuilt(market, tmp_path / "other", START, later)
     stages.qlib_bin(other, "u", START, later)
     assert stored(market).equals(stored(other))
@@ -727,3 +727,34 @@ def test_paths_are_the_order_of_files(tmp_path):
     assert isinstance(source, base.FileSource)
     assert list(source.hashes()) == ["A.csv", "a/A.csv", "b/A.csv"]
     assert not isinstance(open_source("u", spec.model_copy(update={"source": SyntheticSource()})), base.FileSource)
+
+
+def test_a_folder_that_is_refused_takes_nothing_away(market):
+    folder = market.settings.universe("u").source.path
+    (folder / "sub").mkdir()
+    (folder / "B.csv").rename(folder / "sub" / "B.csv")
+    run(market)
+    whole = market.store.read("raw_ohlcv", "u")
+    (folder / "sub").rename(folder.parent / "elsewhere")
+    (folder / "sub").symlink_to(folder.parent / "elsewhere")
+    write(market, "A", {START: f"{START},10,11,9,10,10,101,0,1\n"})
+    result, _ = run(market)
+    assert counts(result) == (0, 1, 61, 0, 1, 0)
+    told = market.store.read("quarantine", "u").to_pylist()
+    assert [(row["source"], row["reason"]) for row in told] == [("sub/", "symbolic_link")]
+    assert market.store.count("raw_ohlcv", "u") == whole.num_rows
+
+
+def test_names_that_differ_in_capitals_do_not_stop_the_provider(market):
+    folder = market.settings.universe("u").source.path
+    (folder / "B.csv").rename(folder / "b.csv")
+    run(market)
+    stages.qlib_bin(market, "u", START, END)
+    # the one that comes first by name takes the other's place
+    write(market, "B", {})
+    result, _ = run(market)
+    assert result.extra["rows_removed"] == result.extra["rows_new"] == 61
+    assert set(market.store.read("raw_ohlcv", "u")["instrument"].to_pylist()) == {"A", "B", "C"}
+    stages.qlib_bin(market, "u", START, END)
+    told = [(row["instrument"], row["reason"]) for row in market.store.read("quarantine", "u").to_pylist()]
+    assert ("b", "name_clash") in told

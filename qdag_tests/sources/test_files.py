@@ -16,6 +16,7 @@ from qdag.schema import QUARANTINE, RAW_OHLCV
 from qdag.sessions import calendar_for
 from qdag.settings import ColumnMapping, FilesSource, UniverseSettings
 from qdag.sources import open_source
+from qdag_tests.sources.dates import misplaced
 
 US = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
 CN = "ts_code,trade_date,open,high,low,close,pre_close,change,pct_chg,vol,amount\n"
@@ -236,7 +237,10 @@ def test_no_row_is_lost(tmp_path_factory, rows):
     spec = universe(folder)
     delivery = deliver(spec)
     accounts(delivery)
-    assert delivery.checks["rows_delivered"] == sum(r[0] == "?" or "2020-01-02" <= r[0] <= "2020-01-31" for r in rows)
+    days = [None if r[0] == "?" else date.fromisoformat(r[0]) for r in rows]
+    told = misplaced(days, spec.start, spec.end)
+    inside = sum(d is None or odd or spec.start <= d <= spec.end for d, odd in zip(days, told, strict=True))
+    assert (delivery.checks["rows_delivered"], delivery.checks["rows_outside"]) == (inside, len(rows) - inside)
     part = deliver(spec, start=date(2020, 1, 3), end=date(2020, 1, 5))
     accounts(part)
     inside = [date(2020, 1, 3) <= d <= date(2020, 1, 5) for d in delivery.bars["date"].to_pylist()]

@@ -17,6 +17,7 @@ import pytest
 from qdag.sessions import calendar_for
 from qdag.settings import FilesSource, UniverseSettings
 from qdag.sources import open_source
+from qdag_tests.sources.dates import misplaced
 
 FILES, ROUNDS = 110, 10
 START, END = date(2020, 1, 2), date(2020, 2, 28)
@@ -75,9 +76,10 @@ class Layout:
         return rows
 
     def day(self, text: str) -> date | None:
-        """A date as the vendor writes it; an independent reading."""
+        """A date as the vendor writes it, with or without the midnight of libraries; an independent reading."""
         form = r"([1-9]\d{3})(\d\d)(\d\d)" if self.tushare else r"([1-9]\d{3})-(\d{1,2})-(\d{1,2})"
-        found = re.fullmatch(form, text.strip(), re.ASCII)
+        midnight = r"(?:[ T]00:00:00(?:\.0+)?(?:[+-]\d\d:?\d\d|Z)?)?"
+        found = re.fullmatch(form + midnight, text.strip(), re.ASCII)
         try:
             return date(*map(int, found.groups())) if found else None
         except ValueError:
@@ -118,13 +120,23 @@ def rows_in(data: bytes, layout: Layout) -> int:
     header = [name.strip() for name in cells_of(lines[0].decode().strip())]
     at = header.index(layout.header[layout.date])
     count = 0
+    days: list[date | None] = []
     for line in lines[1:]:
         if not line.strip(b" \t\v\f"):
             continue
         cells = cells_of(line.decode("utf-8", "replace")) if len(line) <= 1 << 20 else None
-        day = layout.day(cells[at]) if cells is not None and len(cells) == len(header) else None
-        count += day is None or START <= day <= END
-    return count
+        if cells is None or len(cells) != len(header):
+            # a line without cells has no place in the order of time
+            count += 1
+        else:
+            days.append(layout.day(cells[at]))
+    return count + accounted(days)
+
+
+def accounted(days: list[date | None]) -> int:
+    """Rows that have to be stored, refused or corrected."""
+    told = misplaced(days, START, END)
+    return sum(day is None or odd or START <= day <= END for day, odd in zip(days, told, strict=True))
 
 
 # -- mutations of the rows, before they are text ----------------------------------------------------------------------
@@ -339,18 +351,18 @@ def parquet_file(rng: random.Random, layout: Layout, stem: str) -> bytes:
 def parquet_rows(data: bytes, layout: Layout) -> int:
     """Rows of a readable Parquet file: all dates of the layout lie in the range, unless bits were flipped."""
     column = pq.read_table(io.BytesIO(data), columns=[layout.header[layout.date]]).column(0)
-    count = 0
+    days: list[date | None] = []
     for value in column:
         try:
             day = value.as_py()
         except (ValueError, OverflowError):
-            # further away than a date reaches
-            continue
+            # further away than a date reaches: none
+            day = None
         if isinstance(day, int):
             day = str(day)
         day = layout.day(day) if isinstance(day, str) else getattr(day, "date", lambda day=day: day)()
-        count += not isinstance(day, date) or START <= day <= END
-    return count
+        days.append(day if isinstance(day, date) and day.year >= 1000 else None)
+    return accounted(days)
 
 
 @pytest.mark.parametrize("profile", ["alphavantage", "tushare"])

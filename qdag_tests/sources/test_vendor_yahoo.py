@@ -293,8 +293,8 @@ def test_symbols():
 
 
 def test_a_strange_instrument_is_refused_by_name(tmp_path):
-    with pytest.raises(SourceError, match=r"'A/B'.*'yahoo'"):
-        deliver(source_of(tmp_path, instruments=("A/B",)))
+    with pytest.raises(SourceError, match=r"'A_B'.*'yahoo'"):
+        deliver(source_of(tmp_path, instruments=("A_B",)))
 
 
 def test_open_source_opens_it(yahoo, tmp_path):
