@@ -500,6 +500,10 @@ class Outbox:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # alerts tell what was found in the data: for its owner alone, as are the files that SQLite puts beside it
+            self.path.touch(0o600)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o600)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
                 # takes the write lock at once: what is read below cannot change before it is written

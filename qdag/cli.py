@@ -59,13 +59,17 @@ Months = Annotated[int, typer.Option(min=0, help="train at the last so many mont
 def main() -> None:
     """Run the command; errors that qdag raises on purpose become one paragraph and exit code 2."""
     from qdag.errors import QdagError
+    from qdag.home import refused
 
     try:
         app()
-    except QdagError as error:
+    except Exception as error:
+        told = str(error) if isinstance(error, QdagError) else refused(error)
+        if not told:
+            raise
         from rich.console import Console
 
-        Console(stderr=True).print("error:", str(error), style="red", markup=False, highlight=False)
+        Console(stderr=True).print("error:", told, style="red", markup=False, highlight=False)
         sys.exit(BAD_INPUT)
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from qdag.draft import ADJUSTED_BY, LOOKED_AT, some
-from qdag.errors import QdagError, install_command
+from qdag.errors import QdagError, install_command, redact
 from qdag.sessions import calendar_for
 from qdag.settings import (
+    CONFIG_VARIABLE,
     POSTGRES_VARIABLE,
     FilesSource,
     QlibSource,
@@ -60,6 +62,10 @@ class Finding:
     ok: bool = True
     remedy: str = ""
 
+    def __post_init__(self) -> None:
+        # addresses of stores may hold passwords
+        object.__setattr__(self, "found", redact(self.found))
+
 
 def examine(config: str | None = None) -> Iterator[Finding]:
     """Look at everything, one finding after the other; nothing is created or changed."""
@@ -87,6 +93,7 @@ def examine(config: str | None = None) -> Iterator[Finding]:
     for name in settings.universes:
         yield from _data(settings, name)
     yield from _stores(settings)
+    yield from _settings_file(Path(config or os.environ.get(CONFIG_VARIABLE) or "qdag.toml"))
 
 
 def _data(settings: Settings, name: str) -> Iterator[Finding]:
@@ -190,6 +197,20 @@ def _stores(settings: Settings) -> Iterator[Finding]:
     yield _tracking(settings)
 
 
+def _settings_file(file: Path) -> Iterator[Finding]:
+    """Whether others can read a settings file that holds secrets: URLs of alerts, or credentials in an address."""
+    if not file.exists():
+        return
+    text = file.read_text("utf-8")
+    secret = bool(tomllib.loads(text).get("alerts", {}).get("urls")) or redact(text) != text
+    mode = file.stat().st_mode & 0o777
+    if secret and mode & 0o077:
+        told = f"{file} holds secrets and its mode is {mode:o}: others can read it"
+        yield Finding("settings file", told, False, f"chmod 600 {file}")
+    else:
+        yield Finding("settings file", str(file))
+
+
 def _postgres() -> Finding:
     import psycopg2
 
@@ -206,7 +227,12 @@ def _postgres() -> Finding:
 def _tracking(settings: Settings) -> Finding:
     uri = settings.tracking_uri
     if uri.startswith("sqlite:///"):
+        from qdag.models.relocation import other_homes
+
         there = Path(uri.removeprefix("sqlite:///")).exists()
+        if others := other_homes(settings):
+            told = f"{uri} was moved or copied: its models are looked for in {', '.join(others)}"
+            return Finding("MLflow", told, True, "nothing: the next run or `qdag up` has it point here")
         return Finding("MLflow", f"{uri}{'' if there else ' (not yet created)'}")
     if uri.startswith(("http://", "https://")):
         import urllib.error

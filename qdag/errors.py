@@ -1,11 +1,26 @@
 """One family of errors. Each message says what was wrong, with the value, and what to do about it."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# user and password of an address; and what names itself a secret, in an address's query or a database's parameters
+_CREDENTIALS = re.compile(r"(?<!/)(//)(?!/)[^\s'\"<>]*@")
+_NAMED = re.compile(
+    r"(?i)([\w.-]*(?:password|passwd|secret|token|access_key|api_?key|signature)[\w.-]*=)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
+)
+
+
+def redact(text: str) -> str:
+    """Return a text without the credentials in its addresses, fit for messages, logs and pages."""
+    return _NAMED.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
+
 
 class QdagError(Exception):
-    """Base of every error that qdag raises on purpose; its text is fit to be shown to a person."""
+    """Base of every error that qdag raises on purpose; its text is fit to be shown to a person: without credentials."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(redact(message))
 
 
 class SettingsError(QdagError):

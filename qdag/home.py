@@ -1,7 +1,10 @@
 """The data home: its folders, and the environment that makes Dagster keep everything inside it."""
 
+import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from qdag.errors import QdagError
@@ -34,3 +37,36 @@ def prepare(settings: Settings, config: str | None = None) -> Path:
     # a waiting OpenMP thread that spins takes the processor from the one it waits for, when others use it too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return folder
+
+
+# what a file system says that refuses to be written, or is full
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
+# libraries that do not hand on its number say it in words: delta-rs with the number, SQLite without
+_SAID = re.compile(r"\(os error (\d+)\)|(readonly database|unable to open database file)")
+
+
+def refused(error: BaseException) -> str:
+    """In a sentence, that the data home could not be written, where an error comes from that; else empty."""
+    home = os.environ.get("QDAG_HOME")
+    for one in _causes(error) if home else ():
+        text, number = str(one), one.errno if isinstance(one, OSError) else None
+        if number is None and (found := _SAID.search(text)):
+            number = int(found[1]) if found[1] else errno.EACCES
+            # SQLite does not name the file, but opens none elsewhere
+            text = text if found[1] else str(home)
+        if number in _REFUSED and str(home) in text:
+            where = f" ({one.filename})" if isinstance(one, OSError) and one.filename else ""
+            return (
+                f"data home {home!r} cannot be written: {os.strerror(number)}{where}; "
+                "mount it writable, own it, or make room; or set QDAG_HOME elsewhere"
+            )
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__

@@ -1,6 +1,5 @@
 """The settings for people, read off their models: docs/settings.md, and the values in effect. Meanings stand there."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from qdag.errors import redact
 from qdag.settings import Settings, kind_of, submodels
 
 WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", date: "day"}
@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path | SecretStr):
-        text = re.sub(r"//[^/@\s]+@", "//***@", str(value))
+        text = redact(str(value))
         return f"'{text}'" if "'" not in text else f'"{text}"'
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key} = {shown(one)}" for key, one in value.items()) + "}"

@@ -683,3 +683,13 @@ def test_the_list_command(tmp_path):
     assert "2024-07-10 12:00 UTC  error  run_failure, seen 2 times until 2024-07-10 13:00" in listed
     assert "    what: what of b" in listed
     assert "    -> json-1: waiting, tried 1 times: not delivered" in listed
+
+
+def test_the_outbox_is_for_its_owner(tmp_path):
+    outbox = Outbox(settings_of(tmp_path))
+    outbox.put([alert()], NOW)
+    assert outbox.path.stat().st_mode & 0o777 == 0o600
+    # one that was made before
+    outbox.path.chmod(0o644)
+    outbox.put([alert()], NOW)
+    assert outbox.path.stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,7 @@
 """What doctor says of the data of universes, without storing anything."""
 
+import sqlite3
+from contextlib import closing
 from datetime import date
 
 from qdag.doctor import examine
@@ -73,3 +75,40 @@ def test_the_data_of_every_universe_is_looked_at(tmp_path):
     assert not found["data of future"][0].ok
     assert "adjusted by nothing" in found["data of raw"][0].found
     assert not (tmp_path / ".qdag").exists()
+
+
+def part(name):
+    return [finding for finding in examine() if finding.part == name]
+
+
+def test_no_password_shows_and_a_file_that_holds_one_is_for_its_owner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "qdag.toml"
+    file.write_text('[mlflow]\ntracking_uri = "http://me:hunter2@127.0.0.1:9"\n')
+    file.chmod(0o644)
+    [told] = part("settings file")
+    assert not told.ok
+    assert "its mode is 644: others can read it" in told.found
+    assert told.remedy == "chmod 600 qdag.toml"
+    assert all("hunter2" not in f"{finding}" for finding in examine())
+    assert "http://***@127.0.0.1:9" in part("MLflow")[0].found
+    file.chmod(0o600)
+    assert part("settings file")[0].ok
+    file.chmod(0o644)
+    file.write_text('[alerts]\nurls = ["json://h/hook-is-the-secret"]\n')
+    assert not part("settings file")[0].ok
+    file.write_text('home = "there"\n')
+    assert part("settings file")[0].ok
+
+
+def test_a_home_that_was_moved_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("QDAG_HOME", str(tmp_path))
+    (tmp_path / "mlflow").mkdir()
+    with closing(sqlite3.connect(tmp_path / "mlflow" / "mlflow.db")) as store:
+        store.execute("CREATE TABLE experiments (artifact_location TEXT)")
+        store.execute("INSERT INTO experiments VALUES ('file:///before/mlflow/artifacts')")
+        store.commit()
+    [told] = part("MLflow")
+    assert told.ok
+    assert "its models are looked for in file:///before/mlflow/artifacts" in told.found
+    assert "the next run or `qdag up` has it point here" in told.remedy

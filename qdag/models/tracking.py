@@ -18,6 +18,7 @@ from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from qdag.errors import StoreError
 from qdag.models.frames import feature_names
 from qdag.models.plots import figures
 from qdag.models.records import Registered, record, recorded, records_folder
-from qdag.models.relocation import relocate, sqlite_path
+from qdag.models.relocation import other_homes, relocate, sqlite_path
 from qdag.models.training import TrainedModel
 from qdag.settings import Settings
 from qdag.store.files import locked
@@ -213,20 +214,38 @@ def _connection(settings: Settings) -> Iterator["MlflowClient"]:
 
     with _lock:
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        mlflow.set_tracking_uri(settings.tracking_uri)
+        mlflow.set_tracking_uri(_address(settings))
         try:
             yield _open(settings)
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
+def _address(settings: Settings) -> str:
+    """The store's address for MLflow; a server's user and password apart, for MLflow's errors repeat the address."""
+    parts = urlsplit(settings.tracking_uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return settings.tracking_uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def _open(settings: Settings) -> "MlflowClient":
     """A client. An SQLite store is created or migrated by one process at a time: two at once would fail half-way."""
     from mlflow import MlflowClient
 
-    uri = settings.tracking_uri
+    uri = _address(settings)
     path = sqlite_path(uri)
     if path is None or (uri in _opened and path.exists()):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if path.exists() and not os.access(path.parent, os.W_OK):
+        # models can be read from a home that cannot be written
+        if others := other_homes(settings):
+            raise StoreError(
+                f"MLflow's store {uri} was moved or copied from {', '.join(others)} and cannot be written, so its "
+                f"addresses stay behind; make {str(path.parent)!r} writable once"
+            )
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     with locked(path.with_suffix(".lock")):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)

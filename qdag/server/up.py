@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from qdag.errors import QdagError
+from qdag.errors import QdagError, redact
 from qdag.server.children import Children
 from qdag.settings import Settings
 
@@ -84,7 +84,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
             children.wait(lambda: _answers(f"{mlflow_ui}/health"), "MLflow UI", READY_SECONDS)
             say(f"MLflow UI    {mlflow_ui}")
         else:
-            say(f"MLflow       {settings.tracking_uri}")
+            say(f"MLflow       {redact(settings.tracking_uri)}")
         say("press Ctrl+C to stop")
         runs = _Runs(ui, say)
         while children.watch():

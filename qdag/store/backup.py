@@ -294,7 +294,7 @@ def _open(target: str | Path) -> "tuple[FileSystem, str]":
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"backup target {text!r} cannot be opened: {error}; give a folder or a URL such as s3://..."
-        ) from (error)
+        ) from None  # Arrow's own words may hold the credentials, and Dagster prints causes
     return filesystem, root.rstrip("/")
 
 

@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
+import traceback
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -24,6 +26,7 @@ from qdag.models.relocation import other_homes, sqlite_path
 from qdag.models.tracking import newest_before
 from qdag.models.training import train
 from qdag.schema import PREDICTIONS
+from qdag_tests.servers import unprivileged
 
 EARLY, LATE = date(2011, 3, 31), date(2011, 6, 30)
 
@@ -350,3 +353,46 @@ def test_importing_the_modules_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([os.sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
+def test_a_home_that_cannot_be_written_still_tells_its_models(copied, settings, tracked):
+    tracking.prepare_store(copied)
+    folders = [copied.home / "mlflow", *(p for p in (copied.home / "mlflow").rglob("*") if p.is_dir())]
+    code = (
+        "from conftest import make_settings; from qdag.models import tracking\n"
+        f"settings = make_settings({str(copied.home)!r})\n"
+        "models = tracking.registered_models(settings, 'toy')\n"
+        "print([m.version for m in models], tracking.load(settings, models[0]).booster.num_feature())"
+    )
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environ,
+            capture_output=True,
+            text=True,
+            preexec_fn=unprivileged,
+            check=True,
+        )
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert done.stdout == "[2, 3, 1] 4\n"
+
+
+def test_a_servers_password_is_in_no_error(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    made = make_settings(tmp_path)
+    # nobody listens on that port
+    address = "http://me:hunt%40er2@127.0.0.1:9"
+    far = made.model_copy(update={"mlflow": made.mlflow.model_copy(update={"tracking_uri": address})})
+    with pytest.raises(Exception, match=r"127\.0\.0\.1") as raised:
+        tracking.registered_models(far, "toy")
+    assert "hunt" not in "".join(traceback.format_exception(raised.value))
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hunt@er2"

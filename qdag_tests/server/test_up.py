@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
-from servers import free_port
+
+from qdag_tests.servers import free_port
 
 BUDGET_MIB = 1536
 

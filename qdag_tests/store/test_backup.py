@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import traceback
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -222,3 +223,12 @@ def test_a_backup_while_others_write_is_a_moment_of_the_log(store, tmp_path):
         assert len(second["x"].unique()) == 1
         assert first.equals(store.read("one", "u", version=one.versions["one"]))
         assert not verify(other, "one").damage
+
+
+def test_credentials_of_a_target_are_in_no_error(store):
+    # put together here: a traceback shows the lines of this file
+    secret = "hunter" + "2"
+    with pytest.raises(StoreError, match=r"s3://\*\*\*@bucket/x\?bad=1.*cannot be opened") as raised:
+        backup(store, f"s3://AKIA1:{secret}@bucket/x?bad=1")
+    # as Dagster shows an error, with what it comes from
+    assert secret not in "".join(traceback.format_exception(raised.value))
