@@ -1,4 +1,4 @@
-"""``qdag stale``, ``refresh`` and ``backfill``: what has to be computed, computing exactly that, and filling ranges."""
+"""``qdag plan``, ``stale``, ``refresh`` and ``backfill``: what has to be computed, computing exactly that, ranges."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +29,54 @@ if TYPE_CHECKING:
     from qdag.stages import Platform
 
 Assets = Annotated[str | None, typer.Option("--assets", help="comma-separated; all by default")]
+
+
+def plan(
+    universe: Universe = None,
+    months: Annotated[int, typer.Option(min=0, help="train at the last so many month ends")] = 3,
+    config: Config = None,
+) -> None:
+    """What materializing what is new and refreshing what is stale would do: sessions, rows, time, size. Computes
+    nothing."""
+    import shutil
+
+    from qdag.forecast import forecast
+    from qdag.stages import Platform
+    from qdag.terminal import duration, plain_table, size
+
+    settings = open_settings(config)
+    platform, console = Platform.open(settings), screen()
+    seconds, large = 0.0, 0
+    for name in [universe_name(settings, universe)] if universe else list(settings.universes):
+        told = forecast(platform, name, months)
+        seconds, large = seconds + told.seconds, large + told.bytes
+        numbers = ("sessions", "rows", "time", "size")
+        table = plain_table("asset", *numbers[:1], "first", "last", *numbers[1:], "why", right=numbers)
+        for step in told.steps:
+            days = step.sessions
+            ends = (str(days[0]), str(days[-1]))
+            about = (f"{step.rows:,}", duration(step.seconds), size(step.bytes))
+            table.add_row(step.asset, f"{len(days):,}", *ends, *about, step.why)
+        console.print(f"{name}: {told.source}")
+        if told.steps:
+            console.print(table)
+            whole = len(told.new) and len(told.steps[0].sessions) == len(told.new) and told.new_is_all
+            span = "" if whole else f" --start {told.new[0]} --end {told.new[-1]}" if len(told.new) else ""
+            command = "materialize" if len(told.new) else "refresh"
+            console.print(
+                f"  about {duration(told.seconds)}, {size(told.bytes)}: qdag {command} --universe {name}{span}"
+            )
+        else:
+            console.print("  everything is up to date")
+        if len(told.beyond):
+            console.print(
+                f"  the files end on {told.newest}: {len(told.beyond):,} sessions after it wait for new files, "
+                f"or for end = {told.newest} in the settings"
+            )
+        for wait in told.blocked:
+            console.print(f"  {wait}")
+    free = shutil.disk_usage(next(f for f in (settings.home, *settings.home.parents) if f.exists())).free
+    console.print(f"in all about {duration(seconds)} and {size(large)}; {size(free)} are free")
 
 
 def stale(universe: Universe = None, config: Config = None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qdag.alerts_cli import app as alerts_app
-from qdag.automation_cli import accept, backfill, refresh, retry_failed, stale
+from qdag.automation_cli import accept, backfill, plan, refresh, retry_failed, stale
 from qdag.data_cli import app as data_app
 from qdag.features_cli import explain, features
 from qdag.settings_cli import init, settings_command
@@ -43,6 +43,7 @@ app.command()(features)
 app.command()(explain)
 app.command()(init)
 app.command("settings")(settings_command)
+app.command()(plan)
 app.command()(stale)
 app.command()(refresh)
 app.command("retry-failed")(retry_failed)

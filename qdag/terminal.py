@@ -197,6 +197,21 @@ def show_frame(console: "Console", frame: Any, every_column: bool = False) -> No
         console.print(f"and {len(names) - done} more columns, from {names[done]} to {names[-1]}")
 
 
+def duration(seconds: float) -> str:
+    """A few words for an estimate: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as people say them: 120 kB, 35 MB, 1.2 GB."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if count >= one:
+            return f"{count / one:.1f} {unit}" if count < 10 * one else f"{count / one:,.0f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
 def _cell(value: Any) -> str:
     value = value.item() if hasattr(value, "item") else value
     if value is None or value != value:  # NaN and NaT
