@@ -149,6 +149,12 @@ LINEAGE = TableSpec(
             "int64",
             "of raw_ohlcv, digest of the last closes before the rows that follow a gap; null without such rows",
         ),
+        Column(
+            "memory",
+            "int64",
+            "of raw_ohlcv, digest of the bars before a gap that the rows after it may look back to; null without such "
+            "rows",
+        ),
         Column("blocked", "string", "blocking checks that the session failed; null where it may be read"),
     ),
     "What every stored session was computed from: where it differs from what it would be computed from now, the "

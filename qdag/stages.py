@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from qdag import __version__, schema
 from qdag.corrections import Given, Withdrawal, silent_about
-from qdag.engine import Panel, compute_blocks, plan
+from qdag.engine import ALL_HISTORY, Panel, compute_blocks, plan
 from qdag.errors import MissingDataError, SessionError, SourceError, UnknownNameError, unknown
 from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
@@ -311,7 +311,10 @@ def reads_of(settings: Settings, universe: str, asset: str, defined: Definition 
     if asset == "predictions":
         return tuple(Reads(table, columns=True) for table in tables)
     if asset in schema.FEATURE_TABLES:
-        return (Reads("qlib_bin", past=_lookback(asset, columns)),)
+        past = _lookback(asset, columns)
+        # an indicator looks back over suspensions, to bars before the sessions that it reads
+        far = (Reads("raw_ohlcv", past=past, memory=True),) if asset == "technical_indicators" else ()
+        return (Reads("qlib_bin", past=past), *far)
     return ()
 
 
@@ -1043,8 +1046,10 @@ def _panel(
     before: int = 0,
     after: int = 0,
     fields: Sequence[str] = ENGINE_FIELDS,
+    instruments: Sequence[str] | None = None,
 ) -> tuple[Panel, int]:
-    """Adjusted fields of the sessions with up to ``before`` more in front and ``after`` more behind.
+    """Adjusted fields of the sessions with up to ``before`` more in front and ``after`` more behind, of all instruments
+    or some.
 
     Returns the panel and the position in it where the asked sessions begin.
     """
@@ -1063,7 +1068,7 @@ def _panel(
     left, right = max(0, begin - before), min(len(stored) - 1, finish + after)
     # which cells are rows is told by the close
     read = tuple(dict.fromkeys([*(f for f in fields if f != INDUSTRY), "close"]))
-    panel = read_provider_panel(provider, read, start=stored[left], end=stored[right])
+    panel = read_provider_panel(provider, read, instruments, stored[left], stored[right])
     if INDUSTRY in fields:
         panel = replace(panel, fields={**panel.fields, INDUSTRY: _industry_codes(platform, universe, panel)})
     return panel, begin - left
@@ -1110,7 +1115,8 @@ def expression_features(table: str, platform: Platform, universe: str, start: da
 
 def technical_indicators(platform: Platform, universe: str, start: date, end: date) -> StageResult:
     """Compute the indicators, reading the past that defines them."""
-    from qdag.features.indicators import FIELDS, WARMUP, compute_indicators
+    from qdag.features.indicators import FIELDS, WARMUP, compute_indicators, reach_back
+    from qdag.store.pools import published_days
 
     spec = _spec(platform.settings, "technical_indicators")
     sessions = window_sessions(platform, universe, start, end)
@@ -1119,6 +1125,16 @@ def technical_indicators(platform: Platform, universe: str, start: date, end: da
         for chunk in _chunks(platform, spec.name, sessions):
             panel, begin = _panel(platform, universe, chunk, before=WARMUP, fields=FIELDS)
             columns = compute_indicators(panel, start=begin, threads=platform.settings.engine.threads)
+            names = [panel.instruments[row] for row in np.flatnonzero(reach_back(panel, begin)).tolist()]
+            listed = published_days(platform.settings.provider(universe)) if names else {}
+            # listed within the panel: it holds all there is
+            names = [name for name in names if listed[name][0] < panel.sessions[0].item()]
+            if names:
+                whole, first = _panel(platform, universe, chunk, before=ALL_HISTORY, fields=FIELDS, instruments=names)
+                rows = [panel.instruments.index(name) for name in names]
+                again = compute_indicators(whole, start=first, threads=platform.settings.engine.threads)
+                for name, values in again.items():
+                    columns[name][rows] = values
             wanted = panel.window(begin, begin + len(chunk))
             yield from panel_batches(spec, universe, wanted, columns)
 

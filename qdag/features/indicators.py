@@ -6,11 +6,15 @@ computed, so a 20-session average is one over 20 traded sessions, and a suspende
 
 Many indicators remember everything since the listing. Here every value at session t is *defined* on the traded
 sessions from the anchor of t, the first day of the half-year three half-years before the one that holds t, so on 18 to
-24 months. It makes a value a pure function of a bounded past:
+24 months; and where an instrument has fewer than 360 bars between its anchor and the half-year of t, because it was
+suspended, on its last 360 before that half-year, however long ago, or all since its listing. It makes a value a pure
+function of a bounded past:
 
 1. computing some sessions gives the same bits as computing all, in any order and after any gap in the runs;
-2. a corrected bar changes at most the indicators of the next two years;
-3. an exponential average is the textbook's to float32: after 360 sessions what came before weighs less than 3e-12.
+2. a corrected bar changes the indicators of the next two years, and after suspensions those of the next 360 bars and
+   the rest of their half-year;
+3. an exponential average is the textbook's to float32: after 360 sessions what came before weighs less than 3e-12;
+4. an indicator has a value as soon as it has the traded sessions that it needs since the listing, and keeps it.
 
 On-balance volume and accumulation/distribution, whose level only tells where somebody began to count, are counted over
 the last 120 traded sessions.
@@ -19,6 +23,7 @@ the last 120 traded sessions.
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +35,7 @@ FIELDS = ("high", "low", "close", "volume", "vwap")
 WARMUP_HALVES = 3
 # Sessions before the first wanted one that reach its anchor: two calendar years hold at most 523 weekdays.
 WARMUP = 522
+BARS = 360
 COUNTED = 120
 SESSIONS_PER_YEAR = 252
 
@@ -126,13 +132,15 @@ def constants() -> dict[str, int]:
     return {
         "warmup": WARMUP,
         "warmup_halves": WARMUP_HALVES,
+        "bars": BARS,
         "counted": COUNTED,
         "sessions_per_year": SESSIONS_PER_YEAR,
     }
 
 
 def history_start(day: date) -> date:
-    """The anchor of a session: the first day whose bars its indicators may depend on."""
+    """The anchor of a session: the first day whose bars its indicators depend on, unless these are fewer than
+    :data:`BARS`."""
     anchor: date = _anchor(np.datetime64(day, "D")).item()
     return anchor
 
@@ -144,7 +152,8 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
     ----------
     panel : Panel, shape (I, S)
         Adjusted fields high, low, close, volume and vwap, from :data:`WARMUP` sessions before the first wanted one
-        (or its :func:`history_start`) or from the first session there is. Further fields are ignored.
+        (or its :func:`history_start`) or from the first session there is; of instruments that :func:`reach_back`
+        names, from their listing. A bar is a session with a close. Further fields are ignored.
     start : int
         Position of the first wanted session.
     threads : int
@@ -165,14 +174,14 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
         ``start`` or ``threads`` is out of range.
     """
     size, width = panel.shape
-    if not 0 <= start <= width:
-        raise PanelError(f"start {start} is outside the panel's {width} sessions; give 0..{width}")
+    _check_start(panel, start)
     if threads < 1:
         raise PanelError(f"threads is {threads}; give at least 1")
     fields = tuple(panel[name] for name in FIELDS)
     traded = np.logical_and.reduce([np.isfinite(values) for values in fields[:-1]]) & (panel["close"] > 0)
+    bars = np.isfinite(panel["close"])
     out = np.full((len(FEATURES), size, width - start), np.nan, np.float32)
-    work = partial(_instrument, fields, traded, _blocks(panel.sessions, start), start, out)
+    work = partial(_instrument, fields, traded, bars, _blocks(panel.sessions, start), start, out)
     if threads == 1 or size < 2:
         for row in range(size):
             work(row)
@@ -183,6 +192,33 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
     return {f.name: values for f, values in zip(FEATURES, out, strict=True)}
 
 
+def reach_back(panel: Panel, start: int) -> np.ndarray:
+    """Instruments of which a panel holds too few bars for the sessions from ``start`` on: bool, shape (I,). Those of
+    them that were listed before the panel begins are needed from the listing on."""
+    _check_start(panel, start)
+    bars = np.isfinite(panel["close"])
+    found = np.zeros(panel.shape[0], bool)
+    for block in _blocks(panel.sessions, start):
+        found |= bars[:, block.begin : block.end].any(axis=1) & (bars[:, : block.opened].sum(axis=1) < BARS)
+    return found
+
+
+def _check_start(panel: Panel, start: int) -> None:
+    width = panel.shape[1]
+    if not 0 <= start <= width:
+        raise PanelError(f"start {start} is outside the panel's {width} sessions; give 0..{width}")
+
+
+class _Block(NamedTuple):
+    """Positions of the wanted sessions of a half-year: its anchor, its own first session, and the first and the end of
+    the wanted ones. They share where their series begin."""
+
+    anchor: int
+    opened: int
+    begin: int
+    end: int
+
+
 def _half(days: np.ndarray | np.datetime64) -> np.ndarray:
     return np.asarray(days).astype("M8[M]").astype(np.int64) // 6
 
@@ -191,27 +227,32 @@ def _anchor(days: np.ndarray | np.datetime64) -> np.ndarray:
     return ((_half(days) - WARMUP_HALVES) * 6).astype("M8[M]").astype("M8[D]")
 
 
-def _blocks(sessions: np.ndarray, start: int) -> list[tuple[int, int, int]]:
-    """Positions (anchor, begin, end) of the half-years from ``start`` on: sessions of one block share an anchor."""
+def _blocks(sessions: np.ndarray, start: int) -> list[_Block]:
+    """The half-years from position ``start`` on."""
     if start == len(sessions):
         return []
-    edges = start + 1 + np.flatnonzero(np.diff(_half(sessions[start:])))
+    halves = _half(sessions)
+    edges = start + 1 + np.flatnonzero(np.diff(halves[start:]))
     begins = [start, *edges.tolist()]
-    anchors = np.searchsorted(sessions, _anchor(sessions[begins]))
-    return list(zip(anchors.tolist(), begins, [*begins[1:], len(sessions)], strict=True))
+    anchors = np.searchsorted(sessions, _anchor(sessions[begins])).tolist()
+    opened = np.searchsorted(halves, halves[begins]).tolist()
+    return [_Block(*block) for block in zip(anchors, opened, begins, [*begins[1:], len(sessions)], strict=True)]
 
 
 def _instrument(
     fields: tuple[np.ndarray, ...],
     traded: np.ndarray,
-    blocks: list[tuple[int, int, int]],
+    bars: np.ndarray,
+    blocks: list[_Block],
     start: int,
     out: np.ndarray,
     row: int,
 ) -> None:
     """Fill one instrument's row of every output; ``out`` has the shape (features, I, S - start)."""
-    for anchor, begin, end in blocks:
-        at = anchor + np.flatnonzero(traded[row, anchor:end])
+    for anchor, opened, begin, end in blocks:
+        last = np.flatnonzero(bars[row, :opened])[-BARS:]
+        first = min([anchor, *last[:1].tolist()])
+        at = first + np.flatnonzero(traded[row, first:end])
         wanted = int(np.searchsorted(at, begin))
         if wanted == len(at):
             continue

@@ -29,6 +29,7 @@ class Records:
     intact : whether the stored rows are still those that were recorded
     versions : table version that brought the session, -1 where there is none
     past : of raw_ohlcv, digest of the last closes before a gap, uint64; 0 without a gap
+    memory : of raw_ohlcv, digest of the bars before a gap, uint64; 0 without a gap
     """
 
     inputs: np.ndarray
@@ -38,13 +39,17 @@ class Records:
     intact: np.ndarray
     versions: np.ndarray
     past: np.ndarray
+    memory: np.ndarray
 
     @classmethod
     def none(cls, size: int) -> "Records":
         texts = np.full(size, "", object)
         absent = np.zeros(size, bool)
         digests = np.zeros(size, np.uint64)
-        return cls(digests, texts, texts.copy(), absent, absent.copy(), np.full(size, -1), digests.copy())
+        versions = np.full(size, -1)
+        return cls(
+            digests, texts, texts.copy(), absent, absent.copy(), versions, past=digests.copy(), memory=digests.copy()
+        )
 
     def nodes(self, definition: str | None = None) -> np.ndarray:
         """Digest of each node, uint64 (S,); 0 where nothing is recorded, or other rows are stored.
@@ -81,12 +86,13 @@ def record(
     span: tuple[date, date] | None = None,
     blocked: pa.Array | None = None,
     past: np.ndarray | None = None,
+    memory: np.ndarray | None = None,
 ) -> None:
     """Record what ``sessions`` (datetime64[D], (N,)) were computed from: ``inputs`` uint64 (N,).
 
     Records from the first to the last session, or within ``span``, are replaced. ``version`` is that of the table which
-    now holds them. ``blocked``: text (N,), the checks that they are known to fail; by default none. ``past``: uint64
-    (N,), see :class:`Records`.
+    now holds them. ``blocked``: text (N,), the checks that they are known to fail; by default none. ``past`` and
+    ``memory``: uint64 (N,), see :class:`Records`.
     """
     size = len(sessions)
     if span is None:
@@ -96,7 +102,13 @@ def record(
     commit = None
     if size and version is not None and store.exists(asset):
         commit = changes(store, asset).commits[version]
-    gaps = None if past is None else np.asarray(past, np.uint64).view(np.int64)
+
+    def gaps(digests: np.ndarray | None) -> pa.Array:
+        if digests is None:
+            return pa.nulls(size, pa.int64())
+        values = np.asarray(digests, np.uint64).view(np.int64)
+        return pa.array(values, mask=values == 0)
+
     columns = {
         "universe": pa.repeat(pa.scalar(universe, pa.string()), size),
         "date": pa.array(sessions, pa.date32()),
@@ -105,7 +117,8 @@ def record(
         "definition": pa.repeat(pa.scalar(definition, pa.string()), size),
         "version": pa.repeat(pa.scalar(version, pa.int64()), size),
         "commit": pa.repeat(pa.scalar(commit, pa.string()), size),
-        "past": pa.nulls(size, pa.int64()) if gaps is None else pa.array(gaps, mask=gaps == 0),
+        "past": gaps(past),
+        "memory": gaps(memory),
         "blocked": pa.nulls(size, pa.string()) if blocked is None else blocked,
     }
     rows = pa.table(columns).select(LINEAGE.arrow().names).cast(LINEAGE.arrow())

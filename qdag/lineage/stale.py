@@ -27,12 +27,14 @@ class Reads:
     """An asset's session t reads ``asset`` from session t - past to t + future.
 
     ``columns``: the reader's own definition names columns of the asset, so they must be stored as they are defined now.
+    ``memory``: of raw_ohlcv, nothing but what the rows of these sessions that follow a gap look back to over it.
     """
 
     asset: str
     past: int = 0
     future: int = 0
     columns: bool = False
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,12 @@ class Lineage:
     def inputs(self, reads: Iterable[Reads], definitions: Mapping[str, str]) -> np.ndarray:
         """Digest of what each session's inputs are, as they are stored: uint64 (S,). Inputs whose stored rows are not
         those that were recorded, or hold other columns than are defined now where columns are read, are others."""
-        return window_digests(
-            (self.records(r.asset).nodes(definitions.get(r.asset) if r.columns else None), r) for r in reads
-        )
+
+        def read(r: Reads) -> np.ndarray:
+            records = self.records(r.asset)
+            return records.memory if r.memory else records.nodes(definitions.get(r.asset) if r.columns else None)
+
+        return window_digests((read(r), r) for r in reads)
 
     def fingerprint(self) -> str:
         """Text that is the same exactly as long as nothing is written; a state that comes back has another one."""
@@ -131,7 +136,7 @@ class Lineage:
         for asset, reads in chain.items():
             records = self.records(asset)
             recorded, texts = records.known[:stop], records.definitions[:stop]
-            inputs = window_digests((expected_nodes[r.asset], r) for r in reads)
+            inputs = window_digests((raw.memory[:stop] if r.memory else expected_nodes[r.asset], r) for r in reads)
             expected = between | recorded
             salt = np.full(len(inputs), shared_part(definitions[asset]), object)
             expected_nodes[asset] = nodes(inputs, salt, expected)
@@ -159,6 +164,7 @@ class Lineage:
             "blocked": rows["blocked"].fill_null("").to_numpy(zero_copy_only=False),
             "versions": rows["version"].fill_null(-1).to_numpy(),
             "past": rows["past"].fill_null(0).to_numpy().view(np.uint64),
+            "memory": rows["memory"].fill_null(0).to_numpy().view(np.uint64),
         }
         commits = rows["commit"].to_numpy(zero_copy_only=False)
         for asset in np.unique(assets.astype(str)).tolist():

@@ -2,6 +2,7 @@
 
 import csv
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import PanelError, UnknownNameError
-from qdag.features.indicators import COUNTED, FEATURES, FIELDS, WARMUP, compute_indicators, history_start
+from qdag.features.indicators import (
+    BARS,
+    COUNTED,
+    FEATURES,
+    FIELDS,
+    WARMUP,
+    compute_indicators,
+    history_start,
+    reach_back,
+)
 
 NAMES = [f.name for f in FEATURES]
 REAL = Path(__file__).parents[2].parent / "shared" / "market" / "us_daily"
@@ -305,21 +315,93 @@ def test_warmup_reaches_the_anchor_of_every_weekday():
     assert needed.max() == WARMUP
 
 
+def suspended_market(instruments: int, sessions: int, seed: int) -> Panel:
+    """Each instrument is suspended once or twice, for months or years."""
+    rng = np.random.default_rng(seed)
+    panel = market(instruments, sessions, seed, 0.05, late=True)
+    gone = np.zeros(panel.shape, bool)
+    for row in gone:
+        for _ in range(int(rng.integers(1, 3))):
+            begin = int(rng.integers(0, sessions))
+            row[begin : begin + int(rng.integers(40, 900))] = True
+    fields = {name: np.where(gone, np.float32(np.nan), values) for name, values in panel.fields.items()}
+    return Panel(panel.instruments, panel.sessions, fields)
+
+
+def piece_of(panel: Panel, begin: int, end: int, threads: int) -> dict[str, np.ndarray]:
+    """Indicators of some sessions from as little as is promised to be enough."""
+    left = max(0, begin - WARMUP)
+    near = panel.window(left, end)
+    piece = compute_indicators(near, start=begin - left, threads=threads)
+    for row in np.flatnonzero(reach_back(near, begin - left)).tolist():
+        whole = panel.window(0, end).rows(slice(row, row + 1))
+        for name, values in compute_indicators(whole, start=begin, threads=threads).items():
+            piece[name][row] = values[0]
+    return piece
+
+
 @settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 10_000),
-    suspended=st.sampled_from([0.0, 0.1, 0.9]),
+    suspended=st.sampled_from([0.0, 0.1, 0.9, None]),
     cuts=st.lists(st.integers(1, 1399), max_size=3, unique=True),
     threads=st.integers(1, 2),
 )
 def test_pieces_equal_the_whole_to_the_bit(seed, suspended, cuts, threads):
-    panel = market(2, 1400, seed, suspended, late=True)
+    market_of = suspended_market if suspended is None else partial(market, suspended=suspended, late=True)
+    panel = market_of(2, 1400, seed)
     whole = compute_indicators(panel, threads=1)
     edges = [0, *sorted(cuts), 1400]
     for begin, end in pairwise(edges):
-        left = max(0, begin - WARMUP)
-        piece = compute_indicators(panel.window(left, end), start=begin - left, threads=threads)
+        piece = piece_of(panel, begin, end, threads)
         assert_equal(piece, {name: values[:, begin:end] for name, values in whole.items()})
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10_000), suspended=st.sampled_from([0.3, 0.97, None]))
+def test_a_value_is_there_from_the_needed_traded_sessions_on_and_stays(seed, suspended):
+    """Whatever the suspensions: as if the traded sessions were all the sessions there are since the listing."""
+    panel = suspended_market(2, 1400, seed) if suspended is None else market(2, 1400, seed, suspended, late=True)
+    got = compute_indicators(panel)
+    for row in range(2):
+        traded = np.flatnonzero(np.isfinite(panel["close"][row]))
+        drawn = {name: values[row : row + 1, traded] for name, values in panel.fields.items()}
+        days = np.busday_offset("2015-01-01", np.arange(len(traded)))
+        together = compute_indicators(Panel(["I"], days, drawn))
+        for name in NAMES:
+            values, known = got[name][row, traded], together[name][0]
+            np.testing.assert_array_equal(np.isnan(values), np.isnan(known), err_msg=name)
+        for name in ("ema_20", "rsi_14", "macd_signal", "atr_14", "adx_14", "obv_120", "sma_60", "kdj_j"):
+            size = np.nanmax(np.abs(together[name]), initial=0)
+            np.testing.assert_allclose(got[name][row, traded], together[name][0], atol=1e-6 * size, err_msg=name)
+
+
+def test_indicators_do_not_vanish_in_the_middle_of_trading():
+    """Suspended for twenty months, traded again two weeks before New Year, when the anchor moves into it."""
+    panel = market(1, 1566, 3)
+    days = panel.sessions
+    gone = (days >= np.datetime64("2017-04-25")) & (days < np.datetime64("2018-12-16"))
+    fields = {name: np.where(gone, np.float32(np.nan), values) for name, values in panel.fields.items()}
+    panel = Panel(panel.instruments, days, fields)
+    got = compute_indicators(panel)
+    again = np.flatnonzero(days >= np.datetime64("2018-12-16"))
+    for name in NAMES:
+        assert np.isfinite(got[name][0, again]).all(), name
+    assert reach_back(panel.window(int(again[0]) - WARMUP, len(days)), WARMUP).all()
+    assert not reach_back(market(1, 1566, 3).window(100, 1566), WARMUP).any()
+    # the first mean after the suspension is over twenty traded sessions, most of them before it
+    traded = np.flatnonzero(~gone)
+    last = traded[traded <= again[0]][-20:]
+    assert got["sma_20"][0, again[0]] == pytest.approx(panel["close"][0, last].mean(), rel=1e-6)
+
+
+def test_no_more_bars_are_looked_back_on_over_gaps_than_lineage_remembers():
+    from qdag.lineage.bars import MEMORY
+
+    assert BARS <= MEMORY
+    # the sessions that are read hold as many before the half-year of the last one, where there is no gap
+    half = 131
+    assert WARMUP - half >= BARS
 
 
 def test_only_the_history_from_the_anchor_matters():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qdag.lineage import Lineage, reconcile
+from qdag.lineage import Lineage, bars, reconcile
 from qdag.schema import LINEAGE, RAW_OHLCV
 from qdag.sessions import SessionCalendar
 from qdag.store.tables import TableStore
@@ -41,12 +41,22 @@ def put(store: TableStore, cells: dict[tuple[int, str], float], first: int, last
     store.replace(RAW_OHLCV, "u", DAYS[first].item(), DAYS[last].item(), rows_of(inside), {})
 
 
-def recorded(store: TableStore) -> dict[date, tuple[int, int | None]]:
+@pytest.fixture(autouse=True)
+def short_memory(monkeypatch):
+    """Memories end within these few days, and what lies before them is looked for in two steps."""
+    monkeypatch.setattr(bars, "MEMORY", 4)
+    monkeypatch.setattr(bars, "_REACHES", (7, None))
+
+
+Digests = dict[date, tuple[int, int | None, int | None]]
+
+
+def recorded(store: TableStore) -> Digests:
     rows = store.read(LINEAGE.name, "u", match=("asset", "raw_ohlcv")).to_pylist()
-    return {row["date"]: (row["inputs"], row["past"]) for row in rows}
+    return {row["date"]: (row["inputs"], row["past"], row["memory"]) for row in rows}
 
 
-def at_once(folder, cells) -> dict[date, tuple[int, int | None]]:
+def at_once(folder, cells) -> Digests:
     store = TableStore(folder)
     put(store, cells, 0, len(DAYS) - 1)
     reconcile(store, "u", CALENDAR)
@@ -96,8 +106,9 @@ def changed(store: TableStore, before: dict) -> list[int]:
 
 def test_only_rows_after_a_gap_look_back(gapped):
     store, _ = gapped
-    with_past = [at for at, day in enumerate(DAYS.tolist()) if recorded(store)[day][1] is not None]
-    assert with_past == [0, 8, 12]
+    for digest in (1, 2):
+        found = [at for at, day in enumerate(DAYS.tolist()) if recorded(store)[day][digest] is not None]
+        assert found == [0, 8, 12]
 
 
 def test_a_close_before_a_gap_is_told_at_its_end(gapped):
@@ -107,6 +118,26 @@ def test_a_close_before_a_gap_is_told_at_its_end(gapped):
     put(store, cells, 3, 3)
     reconcile(store, "u", CALENDAR)
     assert changed(store, before) == [3, 12]
+
+
+def test_the_last_bars_before_a_gap_are_remembered_at_its_end(gapped):
+    store, cells = gapped
+    # B trades on the days 0 to 3, 12, 14 and 15, and again from 17 on
+    for at in (13, 16):
+        del cells[at, "B"]
+    put(store, cells, 13, 16)
+    reconcile(store, "u", CALENDAR)
+    for at, ends in ((0, [12]), (1, [12, 14]), (3, [12, 14, 17]), (12, [14, 17]), (15, [17]), (17, [])):
+        before = recorded(store)
+        for digest in (1, 2):
+            assert {day for day in before if before[day][digest] is not None} >= {DAYS[end].item() for end in ends}
+        cells[at, "B"] += 0.5
+        put(store, cells, at, at)
+        reconcile(store, "u", CALENDAR)
+        after = recorded(store)
+        told = [i for i, day in enumerate(DAYS.tolist()) if before[day][2] != after[day][2]]
+        assert told == ends, at
+    assert recorded(store) == at_once(store.root + "-once", cells)
 
 
 def test_a_past_that_comes_later_is_told_where_it_matters(gapped):

@@ -324,3 +324,52 @@ def test_the_traded_value_that_chose_a_pool_long_ago_is_an_input(tmp_path):
     reads = {read.asset: read for read in stages.reads_of(platform.settings, "toy", "factor_metrics")}
     # the window before the month of the first signal that the trailing ratios look back on
     assert reads["raw_ohlcv"].past >= 1000 + 21 + 252 + 2
+
+
+@pytest.fixture(scope="module")
+def suspension(tmp_path_factory) -> tuple[date, date, pa.Table]:
+    """First and last day and bars of four years, in which one instrument does not trade for twenty months."""
+    first, last = date(2015, 1, 2), date(2018, 6, 29)
+    toy = UniverseSettings(source=MARKET, calendar="XNYS", start=first, end=last)
+    platform = Platform.open(Settings(home=tmp_path_factory.mktemp("suspension"), universes={"toy": toy}))
+    stages.raw_ohlcv(platform, "toy", first, last)
+    return first, last, gapped(platform.store.read("raw_ohlcv", "toy"), date(2016, 3, 31), date(2017, 12, 1))
+
+
+def test_indicators_look_back_over_a_long_suspension_and_lineage_knows(suspension, tmp_path):
+    first, last, bars = suspension
+    name = bars["instrument"][0].as_py()
+    then = pc.and_(pc.equal(bars["instrument"], name), pc.equal(bars["date"], pa.scalar(date(2016, 1, 20))))
+    wrong = pc.if_else(then, pc.multiply(bars["volume"], 3), bars["volume"])
+    spoiled = bars.set_column(bars.column_names.index("volume"), "volume", wrong)
+
+    def opened(folder: str) -> Platform:
+        toy = UniverseSettings(source=MARKET, calendar="XNYS", start=first, end=last)
+        return Platform.open(Settings(home=tmp_path / folder, universes={"toy": toy}))
+
+    def build(platform: Platform, *ends: date) -> None:
+        begin = first
+        for end in (*ends, last):
+            run(platform, ("qlib_bin", "technical_indicators"), begin, end)
+            begin = date.fromordinal(end.toordinal() + 1)
+
+    once, parts, mended = (opened(folder) for folder in ("once", "parts", "mended"))
+    put(once, bars, first, last)
+    build(once)
+    put(parts, bars, first, last)
+    build(parts, date(2016, 6, 1), date(2017, 11, 30), date(2017, 12, 1), date(2017, 12, 29), date(2018, 1, 2))
+    assert_same(parts, once, ["technical_indicators"])
+    mine = once.store.read("technical_indicators", "toy", date(2017, 12, 1), instruments=[name])
+    assert all(column.null_count == 0 for column in mine.columns)
+
+    put(mended, spoiled, first, last)
+    build(mended)
+    put(mended, bars, date(2016, 1, 20), date(2016, 1, 20))
+    corrected = date(2016, 1, 20)
+    run(mended, ("qlib_bin",), corrected, corrected)
+    stale = survey(mended, "toy").stale["technical_indicators"].sessions
+    # more than two years later: the series of its half-year begins before the suspension
+    assert stale[-1].item() == last
+    run(mended, ("technical_indicators",), stale[0].item(), stale[-1].item())
+    assert not survey(mended, "toy").stale["technical_indicators"]
+    assert_same(mended, once, ["technical_indicators"])
