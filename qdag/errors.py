@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# user and password of an address; and what names itself a secret, in an address's query or a database's parameters
-_CREDENTIALS = re.compile(r"(?<!/)(//)(?!/)[^\s'\"<>]*@")
+# user and password of an address, but where a remedy says that they stand there; and what names itself a secret, in an
+# address's query or a database's parameters
+_CREDENTIALS = re.compile(r"(?<!/)(//)(?!/|USER:PASSWORD@)[^\s'\"<>]*@")
 _NAMED = re.compile(
     r"(?i)([\w.-]*(?:password|passwd|secret|token|access_key|api_?key|signature)[\w.-]*=)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
 )

@@ -31,6 +31,7 @@ def test_credentials_do_not_show(text, shown):
     "text",
     [
         "http://127.0.0.1:5000/#/experiments/1",
+        "give postgresql://USER:PASSWORD@HOST:5432/DATABASE",
         "sqlite:////home/me@work/.qdag/mlflow/mlflow.db",
         "/home/me@work/tables",
         "Mean($close, 5)/$close - 1",
