@@ -39,7 +39,7 @@ def settings_command(
     config: Config = None,
 ) -> None:
     """Show the settings in effect with their meaning; docs/settings.md has all that can be set."""
-    from qdag import settings_reference as reference
+    from qdag.settings import reference
 
     if markdown:
         typer.echo(reference.markdown(), nl=False)

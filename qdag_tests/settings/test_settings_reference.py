@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from qdag.settings import Settings, load_settings, submodels
-from qdag.settings_reference import in_effect, markdown, shown, values
+from qdag.settings.reference import in_effect, markdown, shown, values
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_the_page_is_current():

@@ -9,7 +9,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from qdag.errors import redact
-from qdag.settings import Settings, kind_of, submodels
+from qdag.settings.explain import kind_of, submodels
+from qdag.settings.settings import Settings
 
 WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", date: "day"}
 NAME = "NAME"
