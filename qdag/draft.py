@@ -19,7 +19,7 @@ from qdag.errors import SessionError, SettingsError, SourceError
 from qdag.sessions import SessionCalendar
 from qdag.settings import NAME_PATTERN, ColumnMapping, FilesSource, TrainingSettings, UniverseSettings
 from qdag.sources.files import FilesFolder, FolderLook
-from qdag.sources.profiles import PROFILES, detect
+from qdag.sources.files.profiles import PROFILES, detect
 
 LOOKED_AT = 200
 """Files of a folder that are read; more tell no more."""

@@ -17,10 +17,11 @@ from qdag.errors import SourceError
 from qdag.refresh import Request
 from qdag.settings import FilesSource
 from qdag.sources import open_source
-from qdag.sources.base import WITHDRAWN, Delivery, unspoken
 from qdag.sources.files import FilesFolder
-from qdag.sources.folder import Entry
-from qdag.stages import Platform, quarantine_rows, reading_of, stored_sessions, withdrawn
+from qdag.sources.files.entries import Entry
+from qdag.sources.protocol import Delivery, reader_digest, unspoken
+from qdag.sources.reasons import Reason
+from qdag.stages import Platform, quarantine_rows, stored_sessions, withdrawn
 from qdag.store.deliveries import Reading, contradictions, fingerprint, newest_reading
 from qdag.store.files import write_text
 
@@ -160,7 +161,7 @@ def _known(platform: Platform, universe: str) -> Reading | None:
     """The newest reading; of files that would be read in another way now, nothing is known."""
     known = newest_reading(platform.store, universe)
     spec = platform.settings.universe(universe)
-    return known if known and known.way == reading_of(spec) and known.since <= spec.start else None
+    return known if known and known.way == reader_digest(spec) and known.since <= spec.start else None
 
 
 def _request(platform: Platform, universe: str, unread: Unread, state: str) -> Request:
@@ -303,7 +304,7 @@ def _told_otherwise(
             if "source" in columns:
                 about = pc.or_(
                     pc.is_in(rows["source"], value_set=pa.array(sorted(touched), pa.string())),
-                    pc.and_(about, pc.equal(rows["reason"], WITHDRAWN)),
+                    pc.and_(about, pc.equal(rows["reason"], Reason.HISTORY_WITHDRAWN)),
                 )
             rows = rows.filter(about)
         return set(zip(*(rows[column].to_pylist() for column in columns), strict=True))

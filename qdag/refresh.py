@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from qdag.errors import SessionError
 from qdag.lineage import Lineage, Stale
-from qdag.sources.base import WITHDRAWN
+from qdag.sources.reasons import Reason
 from qdag.stages import Platform, asset_names, reads_of, stored_sessions, versions_of, window_sessions
 from qdag.store.deliveries import contradicted
 
@@ -250,7 +250,7 @@ def failed_instruments(platform: Platform, universe: str) -> list[Failed]:
 
 def held_back(platform: Platform, universe: str) -> list[Failed]:
     """The instruments whose delivery has so much less than is stored of them that nothing of it was taken over."""
-    return [one for one in failed_instruments(platform, universe) if one.reason == WITHDRAWN]
+    return [one for one in failed_instruments(platform, universe) if one.reason == Reason.HISTORY_WITHDRAWN]
 
 
 def _forbidden(

@@ -28,7 +28,7 @@ from qdag.features.catalogue import Feature, feature_set
 from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
 from qdag.schema import ENGINE_FIELDS, INDUSTRY
 from qdag.sessions import SessionCalendar, calendar_for
-from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
+from qdag.settings import Settings, TopPool, WebSource
 from qdag.store.digests import Differences, differences
 from qdag.store.files import write_text
 from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
@@ -39,8 +39,8 @@ from qdag.text import markdown_cell
 if TYPE_CHECKING:
     import pandas as pd
 
-    from qdag.sources.base import Delivery
     from qdag.sources.membership import Industries, Membership
+    from qdag.sources.protocol import Delivery
     from qdag.store.qlib_bin import Verification
     from qdag.universes import Pool
 
@@ -631,7 +631,7 @@ def raw_ohlcv(
         The source cannot be read at all, or a window ends before all rows that it was accepted to lose.
     """
     from qdag.sources import open_source
-    from qdag.sources.base import FileSource, unspoken
+    from qdag.sources.protocol import FileSource, reader_digest, unspoken
     from qdag.store import deliveries
 
     sessions = window_sessions(platform, universe, start, end)
@@ -639,7 +639,7 @@ def raw_ohlcv(
         return _write(platform, schema.RAW_OHLCV, universe, sessions, lambda: iter(()))
     spec = platform.settings.universe(universe)
     first, last = sessions[0].item(), sessions[-1].item()
-    reading = reading_of(spec)
+    reading = reader_digest(spec)
     asked = None
     if instruments is not None and isinstance(spec.source, WebSource):
         asked = sorted(set(instruments) & set(spec.instruments or ()))
@@ -779,11 +779,11 @@ def quarantine_rows(
     refused: pa.Table, universe: str, first: date, source: str, held: Mapping[str, Withdrawal]
 ) -> pa.Table:
     """What a delivery has refused, with what is held back. What has no date is told on the first asked session."""
-    from qdag.sources.base import UNDATED, WITHDRAWN
+    from qdag.sources.reasons import UNDATED, Reason
 
     rows = [
         {"universe": universe, "date": first, "instrument": name, "source": f"{source}:{name}", "line": 0,
-         "reason": WITHDRAWN,
+         "reason": str(Reason.HISTORY_WITHDRAWN),
          "row": f"{lost}; nothing of the instrument was taken over. Deliver it whole, or take it as it is: "
          f"`qdag accept {name} --universe {universe}`"}
         for name, lost in held.items()
@@ -814,16 +814,6 @@ def _contradict(
     start, end = _ends(np.sort(np.concatenate([sessions, days])))
     deliveries.contradict(platform.store, universe, start, end, days, kinds, platform.provenance)
     return outside[~new]
-
-
-def reading_of(spec: UniverseSettings) -> str:
-    """Digest of what the bars of given files depend on besides."""
-    from importlib.metadata import version
-
-    from qdag.sources.base import READING
-
-    chosen = spec.model_dump_json(include={"source", "calendar", "start", "instruments"})
-    return sha256(f"{chosen} {READING} {__version__} {version('exchange-calendars')}".encode()).hexdigest()
 
 
 def _counts(found: Differences) -> dict[str, int]:

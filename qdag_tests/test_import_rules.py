@@ -64,10 +64,10 @@ ONLY_IN = {
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
     "apprise": ("alerts.py",),
-    "tenacity": ("sources/fetch.py",),
-    "yfinance": ("sources/yahoo_source.py",),
-    "akshare": ("sources/akshare_source.py",),
-    "baostock": ("sources/baostock_source.py",),
+    "tenacity": ("sources/web/fetched.py",),
+    "yfinance": ("sources/web/yahoo.py",),
+    "akshare": ("sources/web/akshare.py",),
+    "baostock": ("sources/web/baostock.py",),
 }
 # Subclasses of Qlib's classes must be picklable, so they stand at module level; only functions import these modules.
 SUBCLASSING = ("models/datasets.py", "models/zoo.py")

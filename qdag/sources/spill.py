@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MEMORY_BYTES = 256 << 20
+"""Bytes that the tables of one delivery hold in memory; the rest goes to disk."""
 PART_SESSIONS = 128
+"""Sessions of one part of a delivery."""
 
 
-class Shelf:
+class SpillingTables:
     """Tables of one schema, added piecewise to numbered places.
 
     Parameters
@@ -72,7 +74,7 @@ class Shelf:
         return Path(self._folder.name, f"{place}.arrows")
 
 
-class Parts(Sequence[pa.Table]):
+class SessionParts(Sequence[pa.Table]):
     """Bars of a delivery, gathered instrument by instrument and given back by sessions.
 
     Each part holds the bars of some sessions, sorted by date and instrument; the sessions of a part are later than
@@ -86,7 +88,7 @@ class Parts(Sequence[pa.Table]):
 
     def __init__(self, sessions: np.ndarray):
         self.sessions = sessions
-        self._shelf = Shelf()
+        self._tables = SpillingTables()
 
     def add(self, bars: pa.Table) -> None:
         """Add bars that are sorted by date."""
@@ -94,10 +96,10 @@ class Parts(Sequence[pa.Table]):
         edges = [0, *(np.flatnonzero(np.diff(place)) + 1).tolist(), len(place)]
         for low, high in pairwise(edges):
             if high > low:
-                self._shelf.add(int(place[low]), bars.slice(low, high - low))
+                self._tables.add(int(place[low]), bars.slice(low, high - low))
 
     def __len__(self) -> int:
-        return len(self._shelf.places)
+        return len(self._tables.places)
 
     @overload
     def __getitem__(self, at: int) -> pa.Table: ...
@@ -106,7 +108,7 @@ class Parts(Sequence[pa.Table]):
     def __getitem__(self, at: int | slice) -> "pa.Table | list[pa.Table]":
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
-        return sorted_bars(self._shelf.read(self._shelf.places[at]))
+        return sorted_bars(self._tables.read(self._tables.places[at]))
 
 
 def sorted_bars(bars: pa.Table) -> pa.Table:

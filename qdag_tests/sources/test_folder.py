@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from qdag.errors import SourceError
 from qdag.settings import ColumnMapping, FilesSource
 from qdag.sources import open_source
-from qdag.sources.base import FILE_REASONS, NOT_ADJUSTED, ROW_REASONS, UNDATED
+from qdag.sources.cleaning import NOT_ADJUSTED
 from qdag.sources.files import FilesFolder
-from qdag.sources.folder import entries, printable
-from qdag.sources.profiles import name_regex, plain_name, plain_symbol
+from qdag.sources.files.entries import entries, printable
+from qdag.sources.files.profiles import name_regex, plain_name, plain_symbol
+from qdag.sources.reasons import Reason, Refuses
 from qdag_tests.sources.test_files import US, accounts, deliver, reasons, universe, us
 
 TEXT = US + us(3)
@@ -31,7 +32,7 @@ SECRET = "password=hunter2\n"
 def refused(delivery) -> dict[str, tuple[str, str]]:
     """Source -> reason and instrument, of what was refused as a whole."""
     rows = [row for row in delivery.quarantine.to_pylist() if row["line"] == 0]
-    assert {row["reason"] for row in rows} <= FILE_REASONS.keys()
+    assert {row["reason"] for row in rows} <= {r for r in Reason if Refuses.FILE in r.refuses}
     return {row["source"]: (row["reason"], row["instrument"]) for row in rows}
 
 
@@ -367,8 +368,3 @@ def test_a_wrong_column_of_a_layout_of_one_s_own_is_named_with_its_key(tmp_path)
     columns = ColumnMapping(date="timestamp", open="open", high="high", low="low", close="Clsoe", volume="volume")
     with pytest.raises(SourceError, match=r"columns.close = 'Clsoe'; did you mean 'close'\?"):
         deliver(universe(tmp_path, profile="custom", columns=columns))
-
-
-def test_reasons_are_told_apart():
-    assert {"bad_instrument", "name_clash"} == ROW_REASONS.keys() & FILE_REASONS.keys()
-    assert set(UNDATED) < ROW_REASONS.keys()

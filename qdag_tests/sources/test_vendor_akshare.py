@@ -10,8 +10,8 @@ from qdag.errors import SourceError
 from qdag.sessions import calendar_for
 from qdag.settings import AkshareSource, UniverseSettings
 from qdag.sources import open_source
-from qdag.sources.akshare_source import Akshare
-from qdag.sources.fetch import Fetched
+from qdag.sources.web.akshare import Akshare
+from qdag.sources.web.fetched import Fetched
 from qdag_tests.sources.vendor_server import Vendor
 
 pytest.importorskip("akshare")

@@ -15,8 +15,8 @@ from qdag.errors import SourceError
 from qdag.sessions import calendar_for
 from qdag.settings import BaostockSource, UniverseSettings
 from qdag.sources import open_source
-from qdag.sources.baostock_source import FIELDS, Baostock
-from qdag.sources.fetch import Fetched
+from qdag.sources.web.baostock import FIELDS, Baostock
+from qdag.sources.web.fetched import Fetched
 
 baostock = pytest.importorskip("baostock")
 

@@ -1,6 +1,7 @@
 """The mechanism under every source on the network, with a small client of its own over real HTTP."""
 
 import builtins
+import importlib
 import json
 import os
 import re
@@ -23,8 +24,9 @@ from hypothesis import strategies as st
 from qdag.errors import SettingsError, SourceError, install_command
 from qdag.sessions import calendar_for
 from qdag.settings import UniverseSettings, YahooSource, load_settings
-from qdag.sources import fetch
-from qdag.sources.fetch import OVERLAP, Fetched, Final, Passing, Throttle, history_table, joined, judge, retry_after
+from qdag.sources.web.cache import joined
+from qdag.sources.web.client import PermanentError, Throttle, TransientError, history_table, judge, retry_after
+from qdag.sources.web.fetched import OVERLAP, Fetched
 from qdag_tests.sources.vendor_server import Vendor
 
 DAYS = np.arange("2024-01-02", "2024-03-30", dtype="M8[D]")
@@ -119,12 +121,12 @@ def http_error(status, headers=None):
         http_error(429),
         http_error(500),
         http_error(503),
-        Passing("as it is"),
+        TransientError("as it is"),
     ],
     ids=repr,
 )
 def test_passing_failures(error):
-    assert isinstance(judge(error), Passing)
+    assert isinstance(judge(error), TransientError)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +141,12 @@ def test_passing_failures(error):
         KeyError("data"),
         TypeError("none"),
         ZeroDivisionError("odd"),
-        Final("as it is"),
+        PermanentError("as it is"),
     ],
     ids=repr,
 )
 def test_final_failures(error):
-    assert isinstance(judge(error), Final)
+    assert isinstance(judge(error), PermanentError)
 
 
 def test_retry_after():
@@ -506,17 +508,18 @@ def test_joining_refuses_lost_and_added_rows():
 
 @pytest.mark.parametrize("package", ["yfinance", "akshare", "baostock", "tenacity"])
 def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, package):
-    real = builtins.__import__
+    def without(real):
+        def missing(name, *args, **more):
+            if name.split(".")[0] == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return real(name, *args, **more)
 
-    def missing(name, *args, **more):
-        if name.split(".")[0] == package:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *args, **more)
+        return missing
 
     for name in [n for n in sys.modules if n.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", missing)
-    monkeypatch.setattr(fetch.importlib, "import_module", missing)
+    monkeypatch.setattr(builtins, "__import__", without(builtins.__import__))
+    monkeypatch.setattr(importlib, "import_module", without(importlib.import_module))
     kind = "yahoo" if package in ("yfinance", "tenacity") else package
     settings = UniverseSettings(
         source={"kind": kind}, calendar="XSHG", start=date(2024, 1, 2), instruments=("SH600000",)

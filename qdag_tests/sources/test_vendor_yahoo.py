@@ -14,8 +14,8 @@ from qdag.errors import SourceError
 from qdag.sessions import calendar_for
 from qdag.settings import Settings, UniverseSettings, YahooSource
 from qdag.sources import open_source
-from qdag.sources.fetch import Fetched
-from qdag.sources.yahoo_source import Yahoo, as_traded
+from qdag.sources.web.fetched import Fetched
+from qdag.sources.web.yahoo import Yahoo, as_traded
 from qdag_tests.sources.vendor_server import Vendor
 
 yfinance = pytest.importorskip("yfinance")

@@ -8,11 +8,7 @@ import numpy as np
 
 from qdag.settings import SYMBOL_PATTERN, ColumnMapping
 from qdag.sources.actions import Adjustment, without_factor, without_splits
-
-OPTIONAL = ("amount", "factor", "adjusted_close", "split", "dividend", "pre_close")
-NUMBERS = ("open", "high", "low", "close", "volume", *OPTIONAL)
-# read where a file has it, and compared with the factor only
-COMPARED = ("pct_chg",)
+from qdag.sources.rows import COMPARED, NUMBERS
 
 _TUSHARE = re.compile(r"(\d{6})\.(SH|SZ|BJ)", re.IGNORECASE)
 _STOOQ = re.compile(r"([^_]+)(?:_[a-z]{2})?_[dwm]", re.IGNORECASE)
@@ -51,6 +47,7 @@ def name_regex(form: str) -> re.Pattern[str]:
 
 
 Numbers = dict[str, np.ndarray]
+"""Columns of numbers by name, float64 (N,) each."""
 
 
 def _as_they_are(days: np.ndarray, numbers: Numbers) -> Numbers:
@@ -177,6 +174,7 @@ PROFILES = {
         ),
     )
 }
+"""The known layouts by name, in the order in which they are tried on a header."""
 
 
 def detect(header: Iterable[str]) -> Profile | None:

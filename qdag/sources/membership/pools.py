@@ -1,22 +1,17 @@
-"""Who belongs to what: pools from published indexes, files or traded value, and the industries of instruments.
+"""Who belongs to a pool: members of published indexes, of a file, or by traded value."""
 
-Symbols of a list are matched to a universe's own spelling here; what does not match is reported, never dropped.
-"""
-
-import csv
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
-from qdag.errors import SourceError, unknown
+from qdag.errors import SourceError
 from qdag.settings import INDEXES, FilePool, IndexPool, PoolSettings, TopPool, UniverseSettings
+from qdag.sources.membership.symbols import Symbols
 from qdag.universes import Pool, Span, read_pool, top_pool
 
 Stored = Mapping[str, tuple[date, date]]
@@ -25,52 +20,6 @@ Traded = tuple[Sequence[str], np.ndarray]
 """Instruments (I), and their traded value on every session of the universe, float64 (I, S)."""
 
 _ONE_DAY = timedelta(days=1)
-_EXCHANGES = {"SH": "SH", "SS": "SH", "XSHG": "SH", "SZ": "SZ", "XSHE": "SZ", "BJ": "BJ", "BSE": "BJ", "XBEI": "BJ"}
-_CODE_FIRST = re.compile(rf"(\d{{6}})[.]({'|'.join(_EXCHANGES)})")
-_EXCHANGE_FIRST = re.compile(r"(SH|SZ|BJ)[.]?(\d{6})")
-# the exchange of a bare China code: 920 and 4, 8 are Beijing's, 6 and 9 Shanghai's, 0, 2 and 3 Shenzhen's
-_BARE = (("920", "BJ"), ("4", "BJ"), ("8", "BJ"), ("6", "SH"), ("9", "SH"), ("0", "SZ"), ("2", "SZ"), ("3", "SZ"))
-
-
-def _china(symbol: str) -> str:
-    """``600000.SH``, ``600000.XSHG``, ``sh.600000`` and ``600000`` are all ``SH600000``; others stay as they are."""
-    text = symbol.upper()
-    if match := _CODE_FIRST.fullmatch(text):
-        return f"{_EXCHANGES[match[2]]}{match[1]}"
-    if match := _EXCHANGE_FIRST.fullmatch(text):
-        return f"{match[1]}{match[2]}"
-    if re.fullmatch(r"\d{6}", text):
-        return next((f"{exchange}{text}" for head, exchange in _BARE if text.startswith(head)), text)
-    return text
-
-
-def _america(symbol: str) -> str:
-    """Classes of shares are written ``BRK.B``, ``BRK-B``, ``BRK/B``, ``BRK_B`` or ``BRK B``."""
-    return re.sub(r"[-/_ ]", ".", symbol.upper())
-
-
-class Symbols:
-    """Finds the instruments of a universe by any usual spelling of a symbol in its region ("cn" or "us").
-
-    ``given`` names the instruments of some symbols and comes first; one that is no instrument raises UnknownNameError.
-    """
-
-    def __init__(self, region: str, instruments: Collection[str], given: Mapping[str, str] = MappingProxyType({})):
-        for name in given.values():
-            if name not in instruments:
-                raise unknown("instrument", name, instruments)
-        self._given = given
-        self._key = _china if region == "cn" else _america
-        self._exact = frozenset(instruments)
-        self._similar: dict[str, list[str]] = {}
-        for name in sorted(instruments):
-            self._similar.setdefault(self._key(name), []).append(name)
-
-    def find(self, symbol: str) -> tuple[str, ...]:
-        """Instruments that a symbol may mean: itself where it exists, else every other spelling of it that does."""
-        if symbol in self._given:
-            return (self._given[symbol],)
-        return (symbol,) if symbol in self._exact else tuple(self._similar.get(self._key(symbol), ()))
 
 
 @dataclass(frozen=True)
@@ -237,74 +186,3 @@ def _index(settings: IndexPool) -> tuple[list[Span], list[str], dict[str, list[t
     for day, old, new in zip(changes["event_date"], changes["old_symbol"], changes["new_symbol"], strict=True):
         renamed.setdefault(str(new), []).append((day.date(), str(old)))
     return spans, empty, renamed
-
-
-# -- industries -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Industries:
-    """Industries of a universe's instruments.
-
-    Parameters
-    ----------
-    names : industry names, sorted; a code is a position here, and does not depend on the universe
-    codes : instrument -> code, for the instruments whose industry is known
-    unknown : instruments without an industry, sorted
-    others : lines of the file that are about no instrument of the universe
-    """
-
-    names: tuple[str, ...]
-    codes: Mapping[str, int]
-    unknown: tuple[str, ...]
-    others: int
-
-    def series(self, instruments: Sequence[str]) -> np.ndarray:
-        """Codes as float32 (I,), NaN where unknown."""
-        return np.array([self.codes.get(name, np.nan) for name in instruments], np.float32)
-
-
-def read_industries(path: Path, region: str, instruments: Collection[str]) -> Industries:
-    """Read a stock list: a CSV file with the columns ``ts_code`` (or ``symbol``) and ``industry``.
-
-    Symbols in any usual spelling of the region; an empty industry is unknown. Text is UTF-8.
-
-    Raises
-    ------
-    SourceError
-        The file cannot be read or lacks a column, a symbol means several instruments, or an instrument has two
-        industries; the line is named.
-    """
-    symbols = Symbols(region, instruments)
-    industry: dict[str, str] = {}
-    every: set[str] = set()
-    others = 0
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            key = next((name for name in ("ts_code", "symbol") if name in header), None)
-            if key is None or "industry" not in header:
-                raise SourceError(
-                    f"industry file {str(path)!r} needs the columns ts_code (or symbol) and industry; got {header}"
-                )
-            for row in reader:
-                name, symbol = (row["industry"] or "").strip(), (row[key] or "").strip()
-                if name:
-                    every.add(name)
-                found = symbols.find(symbol)
-                where = f"industry file {str(path)!r}, line {reader.line_num}"
-                if len(found) > 1:
-                    raise SourceError(f"{where}: {symbol!r} may be {' or '.join(found)}; write it as the universe does")
-                if not found:
-                    others += 1
-                elif name and industry.setdefault(found[0], name) != name:
-                    raise SourceError(
-                        f"{where}: {symbol!r} is in {name!r}, but above in {industry[found[0]]!r}; delete one of them"
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"industry file {str(path)!r} cannot be read: {error}; give a UTF-8 CSV file") from error
-    names = tuple(sorted(every))
-    code = {name: i for i, name in enumerate(names)}
-    codes = {instrument: code[name] for instrument, name in sorted(industry.items())}
-    return Industries(names, codes, tuple(sorted(set(instruments) - codes.keys())), others)

@@ -13,14 +13,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from qdag.settings import AkshareSource
+from qdag.settings import AkshareSource, UniverseSettings
 from qdag.sources.actions import Adjustment
-from qdag.sources.fetch import Final, Throttle, history_table, judge_status, require
+from qdag.sources.web.client import PermanentError, Throttle, history_table, judge_status, require
+from qdag.sources.web.fetched import Fetched, cache_folder
 
 LOT = 100
 _INSTRUMENT = re.compile(r"(SH|SZ|BJ)\d{6}")
@@ -29,7 +31,7 @@ _swapping = threading.Lock()
 
 
 class Akshare:
-    """The client; see ``fetch.Client``."""
+    """The client; see ``client.Client``."""
 
     kind = "akshare"
     adjustment: Adjustment = "factor"
@@ -45,7 +47,7 @@ class Akshare:
         return instrument.lower() if _INSTRUMENT.fullmatch(instrument) else None
 
     def history(self, symbol: str, first: date, last: date) -> pa.Table:
-        """Bars as traded with the cumulative factor; see ``fetch.Client.history``."""
+        """Bars as traded with the cumulative factor; see ``client.Client.history``."""
         with _requests_of(self.bars, self.session):
             frame = self.bars.stock_zh_a_hist(
                 symbol=symbol[2:],
@@ -70,10 +72,10 @@ class Akshare:
         # var sh600000hfq={"total":2,"data":[{"d":"2023-07-21","f":"1.5"},...]} and a comment
         begin = text.find("{")
         if begin < 0:
-            raise Final(f"Sina's factor table of {symbol!r} cannot be read: {text[:200]!r}")
+            raise PermanentError(f"Sina's factor table of {symbol!r} cannot be read: {text[:200]!r}")
         entries = json.JSONDecoder().raw_decode(text[begin:])[0]["data"]
         if not entries:
-            raise Final(f"Sina has no factor of {symbol!r}")
+            raise PermanentError(f"Sina has no factor of {symbol!r}")
         since = np.array([entry["d"] for entry in entries], "M8[D]")
         factor = np.array([entry["f"] for entry in entries], np.float64)
         order = np.argsort(since)
@@ -110,3 +112,9 @@ def _session(throttle: Throttle, timeout: float) -> Any:
             return response
 
     return Session()
+
+
+def source_of(universe: str, settings: UniverseSettings, source: AkshareSource, downloads: Path | None) -> Fetched:
+    """See ``qdag.sources.open``."""
+    folder = cache_folder(universe, source.kind, source.cache or downloads)
+    return Fetched(universe, settings, source, Akshare(source), folder)

@@ -1,59 +1,24 @@
-"""Files of CSV or Parquet. Cells are typed here, so that a bad one costs its row and not its file.
+"""A folder of files as a source: which instrument a file is of, its layout, and its rows in the order of delivery."""
 
-In a CSV file a row is a line: lines end with LF, CRLF or CR, lines of white space are no rows, and a quoted cell that
-does not end on its line costs the lines that it touches. A file is read whole. Its header is UTF-8, or it is refused;
-a row with other bytes is refused where they are in a cell that is needed.
-"""
-
-import csv
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
-from functools import partial
+from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from qdag.errors import SourceError, nearest, unknown
 from qdag.settings import FilesSource, UniverseSettings
-from qdag.sources.base import Cleaner, Delivery, FileVersion, RawRows
-from qdag.sources.folder import Entry, entries
-from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect, name_regex, plain_name
-
-EMPTY_CELLS = ("", "null", "NULL", "None", "nan", "NaN", "NAN", "NA", "N/A")
-LONGEST_LINE = 1 << 20
-_BLANK = " \t\n\v\f"
-# what Arrow raises on damaged bytes; a size that is no size can ask for any amount of memory
-_DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
-_BOM = b"\xef\xbb\xbf"
-# dates that text can tell too; a typed one may be millions of years away
-_EARLIEST, _LATEST = np.datetime64("1000-01-01"), np.datetime64("9999-12-31")
-# libraries write dates as the exchange's midnight
-_MIDNIGHT = re.compile(r"[ T]00:00:00(\.0+)?([+-]\d\d:?\d\d|Z)?\Z")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-class FileRefused(Exception):
-    """A file is no table of the layout; ``reason`` is one of ``FILE_REASONS``."""
-
-    def __init__(self, reason: str, text: str):
-        self.reason = reason
-        super().__init__(text)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Columns of a file as delivered, the 1-based line of each row, and lines that are no rows of cells."""
-
-    columns: dict[str, pa.ChunkedArray]
-    line: np.ndarray
-    broken: list[tuple[int, str, str]]
-    """Line, its text, and the reason for which it is refused."""
-    text: Callable[[np.ndarray], Iterable[str]]
+from qdag.sources.cleaning import Cleaner
+from qdag.sources.files import csv, parquet
+from qdag.sources.files.cells import to_dates, to_numbers, to_symbols
+from qdag.sources.files.entries import Entry, entries
+from qdag.sources.files.profiles import PROFILES, Profile, detect, name_regex, plain_name
+from qdag.sources.files.table import FileRefused, FileTable
+from qdag.sources.protocol import Delivery, FileVersion
+from qdag.sources.reasons import FindingKind, Reason
+from qdag.sources.rows import COMPARED, NUMBERS, RawRows
 
 
 @dataclass(frozen=True)
@@ -124,7 +89,7 @@ class FilesFolder:
             except FileRefused as refused:
                 cleaner.version(version)
                 cleaner.refuse_file(entry.name, shown, refused.reason, str(refused))
-                if refused.reason == "unknown_columns":
+                if refused.reason == Reason.UNKNOWN_COLUMNS:
                     layouts.append(f"{entry.name}: {refused}")
                 continue
             rows, foreign = self._rows(table, profile, owner, dates)
@@ -137,7 +102,7 @@ class FilesFolder:
                 known = rows.date[foreign & ~np.isnat(rows.date) & (rows.date >= np.datetime64(start, "D"))]
                 told = f"{entry.name} is named after one instrument and has {int(foreign.sum())} rows of others"
                 if len(known):
-                    cleaner.note(known.min(), owner, "ticker_reuse", float(foreign.sum()), 0.0, told)
+                    cleaner.note(known.min(), owner, FindingKind.TICKER_REUSE, float(foreign.sum()), 0.0, told)
             if wanted is not None and owner is None:
                 inside = np.array([name is None or name in wanted for name in rows.instrument], bool)
                 rows = rows.take(inside)
@@ -176,7 +141,7 @@ class FilesFolder:
         refused = ""
         for entry in self._entries():
             try:
-                return entry.name, _header(entry)
+                return entry.name, _read_header(entry)
             except FileRefused as error:
                 refused = refused or f"{entry.name}: {' '.join(str(error).split())[:200]}"
         raise SourceError(f"no file in {str(self.folder)!r} has a header ({refused}); deliver the files again")
@@ -262,13 +227,13 @@ class FilesFolder:
         owner, stem = self._owner(entry, profile), self._stem(entry)
         if stem is None:
             told = f"not of the form name = {self.source.name!r}; rename the file, or correct source.name"
-            raise FileRefused("bad_file_name", told)
+            raise FileRefused(Reason.BAD_FILE_NAME, told)
         if owner is None and (profile.columns.instrument is None or self._form):
-            raise FileRefused("bad_instrument", f"{stem!r} is no symbol; rename the file")
+            raise FileRefused(Reason.BAD_INSTRUMENT, f"{stem!r} is no symbol; rename the file")
         if owner and (other := cleaner.clash(owner)):
-            raise FileRefused("name_clash", f"{other!r} was read before; remove one of them, or rename it")
+            raise FileRefused(Reason.NAME_CLASH, f"{other!r} was read before; remove one of them, or rename it")
         if unreadable:
-            raise FileRefused("unreadable", unreadable)
+            raise FileRefused(Reason.UNREADABLE, unreadable)
 
     def _entries(self) -> list[Entry]:
         shown = f"folder {str(self.folder)!r} of universe {self.universe!r}"
@@ -314,7 +279,7 @@ class FilesFolder:
         headers: dict[str, list[str]] = {}
         for entry in listed:
             try:
-                header = _header(entry)
+                header = _read_header(entry)
             except FileRefused:
                 continue
             if found := detect(header):
@@ -331,7 +296,7 @@ class FilesFolder:
         )
 
     def _rows(
-        self, table: _Table, profile: Profile, owner: str | None, dates: dict[str, np.datetime64]
+        self, table: FileTable, profile: Profile, owner: str | None, dates: dict[str, np.datetime64]
     ) -> tuple[RawRows, np.ndarray]:
         """Typed rows, and which of them name another instrument than the file does."""
         mapping = profile.columns
@@ -364,289 +329,24 @@ class FilesFolder:
         return RawRows(instrument, days, table.line, numbers, bad), foreign
 
 
-def to_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Type a column: float64 (N,) with NaN for an empty cell, and a mask of cells that are no finite number."""
-    bad = np.zeros(len(column), bool)
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        try:
-            typed = column.cast(pa.float64())
-        except pa.ArrowInvalid:
-            text = pc.utf8_trim_whitespace(column)
-            empty = pc.is_in(text, value_set=pa.array(EMPTY_CELLS, kind))
-            number = pc.or_(empty, pc.match_substring_regex(text, f"^({_NUMBER.pattern})$"))
-            bad = pc.invert(pc.fill_null(number, True)).to_numpy()
-            keep = pc.and_(number, pc.invert(empty))
-            # Arrow's parser knows no leading plus
-            text = pc.replace_substring_regex(pc.if_else(keep, text, pa.scalar(None, kind)), r"^\+", "")
-            typed = text.cast(pa.float64())
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        typed = column.cast(pa.float64(), safe=False)
-    elif pa.types.is_null(kind):
-        return np.full(len(column), np.nan), bad
-    else:
-        return np.full(len(column), np.nan), ~bad
-    values = np.array(typed.to_numpy(), np.float64)
-    infinite = np.isinf(values)
-    values[infinite] = np.nan
-    return values, bad | infinite
-
-
-def to_dates(column: pa.ChunkedArray, form: str, known: dict[str, np.datetime64]) -> np.ndarray:
-    """Type a column of dates: datetime64[D] (N,), NaT where it cannot be read or is of no year from 1000 to 9999.
-
-    ``known`` remembers texts: files share their dates.
-    """
-    kind = column.type
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        days = np.array(column.cast(pa.date32(), safe=False).to_numpy(zero_copy_only=False), "M8[D]")
-        days[(days < _EARLIEST) | (days > _LATEST)] = np.datetime64("NaT")
-        return days
-    if pa.types.is_integer(kind):
-        column = column.cast(pa.string())
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return np.full(len(column), np.datetime64("NaT"), "M8[D]")
-    texts, position = _encoded(column)
-    for text in texts:
-        if text not in known:
-            known[text] = _date(text.strip(), form)
-    values = np.array([known[text] for text in texts] + [np.datetime64("NaT")], "M8[D]")
-    return values[position]
-
-
-def to_symbols(column: pa.ChunkedArray, symbol: Callable[[str], str | None]) -> np.ndarray:
-    """Instruments in Qlib's spelling: object (N,), None where there is none."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        try:
-            column = column.cast(pa.string())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return np.full(len(column), None, object)
-    texts, position = _encoded(column)
-    return np.array([symbol(text) for text in texts] + [None], object)[position]
-
-
-def _encoded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """Distinct texts, and each row's position in them; a null's is -1."""
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1))
-
-
-def _date(text: str, form: str) -> np.datetime64:
-    try:
-        day = datetime.strptime(text, form)
-    except ValueError:
-        plain = _MIDNIGHT.sub("", text)
-        return _date(plain, form) if plain != text else np.datetime64("NaT")
-    # strptime also takes 2020131 for %Y%m%d; digits may only lack where a separator tells them apart
-    shown = day.strftime(form)
-    # and a year that begins with 0 is a typing error, not one long before any exchange
-    same = shown == text or (re.findall(r"\d+", shown) != [shown] and _unpadded(shown) == _unpadded(text))
-    return np.datetime64(day.date(), "D") if same and day.year >= 1000 else np.datetime64("NaT")
-
-
-def _unpadded(text: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", text).lower()
+def source_of(universe: str, settings: UniverseSettings, source: FilesSource, downloads: Path | None) -> FilesFolder:
+    """See ``qdag.sources.open``."""
+    return FilesFolder(universe, settings, source)
 
 
 def _content(entry: Entry) -> bytes:
     data, unreadable, _ = (b"", "", 0) if entry.reason else entry.read()
     if entry.reason or unreadable:
-        raise FileRefused(entry.reason or "unreadable", entry.told or unreadable)
+        raise FileRefused(entry.reason or Reason.UNREADABLE, entry.told or unreadable)
     return data
 
 
-def _header(entry: Entry) -> list[str]:
+def _read_header(entry: Entry) -> list[str]:
     data = _content(entry)
     if entry.path.suffix.lower() == ".parquet":
-        return list(_parquet(data).schema_arrow.names)
-    return _csv_header(data)[0]
+        return parquet.read_header(data)
+    return csv.read_header(data)[0]
 
 
-def _read(path: Path, data: bytes, profile: Profile) -> _Table:
-    return _read_parquet(data, profile) if path.suffix.lower() == ".parquet" else _read_csv(data, profile)
-
-
-def _csv_header(data: bytes) -> tuple[list[str], int]:
-    """Column names, and how many lines come before the first row."""
-    body = data.removeprefix(_BOM)
-    begin = body.lstrip()
-    if not begin:
-        raise FileRefused("empty_file", f"{len(data)} bytes, all blank")
-    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in body[:1000]:
-        raise FileRefused("unreadable", "not UTF-8 text (UTF-16 or binary); save it as UTF-8")
-    if begin[:1] in b"{[<":
-        raise FileRefused("api_error_page", begin[:500].decode("utf-8", "replace"))
-    line = _unix(begin[: LONGEST_LINE + 2]).split(b"\n", 1)[0]
-    if len(line) > LONGEST_LINE:
-        raise FileRefused("not_a_table", f"a first line of more than {LONGEST_LINE} bytes")
-    try:
-        text = line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise FileRefused("unreadable", f"the header is not UTF-8: {error}; save the file as UTF-8") from None
-    try:
-        header = [name.strip() for name in next(csv.reader([text], strict=True))]
-    except csv.Error as error:
-        raise FileRefused("not_a_table", f"{error}: {text[:500]}") from None
-    if len(header) < 2:
-        raise FileRefused("not_a_table", text[:500])
-    return header, _unix(body[: len(body) - len(begin)]).count(b"\n") + 1
-
-
-def _utf8(data: bytes) -> bytes:
-    """The same text, with U+FFFD for bytes that are no UTF-8: they cost the rows whose cells are needed, no others."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace").encode()
-    return data
-
-
-def _unix(data: bytes) -> bytes:
-    """The same lines, ended by LF."""
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
-
-
-def _check(header: list[str], profile: Profile) -> None:
-    if missing := profile.missing(header):
-        raise FileRefused("unknown_columns", f"lacks {missing}; has {header}")
-    if twice := sorted({name for name in profile.required if header.count(name) > 1}):
-        raise FileRefused("unknown_columns", f"has {twice} more than once; has {header}")
-
-
-def _read_csv(data: bytes, profile: Profile) -> _Table:
-    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
-
-    header, before = _csv_header(data)
-    _check(header, profile)
-    body = _utf8(_unix(data.removeprefix(_BOM)))
-    screened, broken = _screened(body, before)
-    odd: list[int] = []
-
-    def remember(row: "pa.csv.InvalidRow") -> str:
-        odd.append(row.number)
-        return "skip"
-
-    try:
-        table = read_csv(
-            pa.BufferReader(screened),
-            # one thread: only then is a broken line's number told
-            read_options=ReadOptions(use_threads=False, skip_rows=before, column_names=header, block_size=1 << 24),
-            parse_options=ParseOptions(ignore_empty_lines=False, invalid_row_handler=remember),
-            convert_options=ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()),
-                include_columns=profile.wanted(header),
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            raise FileRefused("header_without_rows", ",".join(header)) from None
-        raise FileRefused("unreadable", f"{error}; save the file as UTF-8 CSV") from None
-    line = np.arange(before + 1, before + 1 + table.num_rows + len(odd), dtype=np.int64)
-    if odd:
-        line = line[~np.isin(line, odd)]
-        texts = zip(odd, _csv_lines(body, np.array(odd)), strict=True)
-        broken += [(number, text, "wrong_columns") for number, text in texts if text.strip(_BLANK)]
-    # a blank line comes as a row of empty cells, as do a line of commas, which is a row, and an emptied line
-    empty = np.ones(table.num_rows, bool)
-    for column in table.columns:
-        if not empty.any():
-            break
-        empty &= pc.equal(column, "").to_numpy()
-    if empty.any():
-        at = np.flatnonzero(empty)
-        keep = ~empty
-        keep[at] = [bool(text.strip(_BLANK)) for text in _csv_lines(screened, line[at])]
-        table, line = table.filter(pa.array(keep)), line[keep]
-    if not len(line) and not broken:
-        raise FileRefused("header_without_rows", ",".join(header))
-    columns = dict(zip(table.column_names, table.columns, strict=True))
-    return _Table(columns, line, broken, partial(_csv_lines, body))
-
-
-def _screened(body: bytes, before: int) -> tuple[bytes, list[tuple[int, str, str]]]:
-    """The same lines, of which those that no parser should see are emptied; these lines, refused.
-
-    Quoted cells that end on their line are written in the one way that every parser reads alike.
-    """
-    broken: list[tuple[int, str, str]] = []
-    longest = len(body) > LONGEST_LINE and max(map(len, body.split(b"\n"))) > LONGEST_LINE
-    if b'"' not in body and not longest:
-        return body, broken
-    lines = body.split(b"\n")
-    for at in range(before, len(lines)):
-        line = lines[at]
-        if len(line) > LONGEST_LINE:
-            cells = None
-        elif b'"' in line:
-            cells = _cells(line)
-        else:
-            continue
-        if cells is None:
-            broken.append((at + 1, line[:LONGEST_LINE].decode("utf-8", "replace"), "broken_line"))
-            lines[at] = b""
-        else:
-            lines[at] = cells
-    return b"\n".join(lines), broken
-
-
-def _cells(line: bytes) -> bytes | None:
-    """A line with its cells quoted where they must be; None where a quote does not end."""
-    try:
-        cells = next(csv.reader([line.decode()], strict=True))
-    except csv.Error:
-        return None
-    text = ",".join('"' + cell.replace('"', '""') + '"' if set(cell) & set(',"') else cell for cell in cells)
-    # a quoted nothing is a cell, and its line no blank one
-    return text.encode() if text.strip() else b'""'
-
-
-def _csv_lines(body: bytes, line: np.ndarray) -> list[str]:
-    lines = body.split(b"\n")
-    return [lines[at - 1].decode("utf-8", "replace") for at in line.tolist()]
-
-
-def _parquet(data: bytes) -> "pa.parquet.ParquetFile":
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        if not data:
-            raise FileRefused("empty_file", "0 bytes")
-        return ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    except _DAMAGED as error:
-        raise FileRefused("unreadable", f"{error}; deliver the file again") from None
-
-
-def _read_parquet(data: bytes, profile: Profile) -> _Table:
-    file = _parquet(data)
-    try:
-        names = file.schema_arrow.names
-        _check(names, profile)
-        if not file.metadata.num_rows:
-            raise FileRefused("header_without_rows", ",".join(names))
-        table = file.read(columns=profile.wanted(names))
-        table.validate(full=True)
-        if missing := profile.missing(table.column_names):
-            raise FileRefused("unreadable", f"columns {missing} are damaged; deliver the file again")
-    except _DAMAGED as error:
-        raise FileRefused("unreadable", f"{error}; deliver the file again") from None
-
-    def lines(line: np.ndarray) -> list[str]:
-        cells = [[_shown(value) for value in column.take(pa.array(line - 1))] for column in table.columns]
-        return [",".join(row) for row in zip(*cells, strict=True)]
-
-    columns = {
-        name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
-    return _Table(columns, np.arange(1, table.num_rows + 1, dtype=np.int64), [], lines)
-
-
-def _shown(value: pa.Scalar) -> str:
-    """A Parquet cell as text; a value that Python has no word for (a year of 9 digits) as the number it is."""
-    try:
-        return "" if value.as_py() is None else str(value.as_py())
-    except (ValueError, OverflowError):
-        return str(value.value) if pa.types.is_temporal(value.type) else repr(value)
+def _read(path: Path, data: bytes, profile: Profile) -> FileTable:
+    return (parquet if path.suffix.lower() == ".parquet" else csv).read(data, profile)

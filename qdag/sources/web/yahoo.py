@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qdag.settings import YahooSource
+from qdag.settings import UniverseSettings, YahooSource
 from qdag.sources.actions import Adjustment, without_splits
-from qdag.sources.fetch import Final, Passing, Throttle, history_table, judge_status, require
+from qdag.sources.reasons import Reason
+from qdag.sources.web.client import PermanentError, Throttle, TransientError, history_table, judge_status, require
+from qdag.sources.web.fetched import Fetched, cache_folder
 
 _CHINA = re.compile(r"(SH|SZ|BJ)(\d{6})")
 _SUFFIXES = {"SH": "SS", "SZ": "SZ", "BJ": "BJ"}
@@ -33,7 +35,7 @@ _CHART = "/v8/finance/chart/"
 
 
 class Yahoo:
-    """The client; see ``fetch.Client``."""
+    """The client; see ``client.Client``."""
 
     kind = "yahoo"
     adjustment: Adjustment = "events"
@@ -55,7 +57,7 @@ class Yahoo:
         return symbol if _SYMBOL.fullmatch(symbol) else None
 
     def history(self, symbol: str, first: date, last: date) -> pa.Table:
-        """Bars as traded; see ``fetch.Client.history``."""
+        """Bars as traded; see ``client.Client.history``."""
         errors = require("yfinance.exceptions")
         # the calendar day after tomorrow: a session of today may already be of tomorrow's date in the far east
         end = datetime.now(UTC).date() + timedelta(days=2)
@@ -71,9 +73,9 @@ class Yahoo:
                     timeout=self.source.timeout,
                 )
         except errors.YFRateLimitError as error:
-            raise Passing(str(error)) from error
+            raise TransientError(str(error)) from error
         except errors.YFTickerMissingError as error:
-            raise Final(str(error), "empty_answer") from error
+            raise PermanentError(str(error), Reason.EMPTY_ANSWER) from error
         return as_traded(frame)
 
     def close(self) -> None:
@@ -117,3 +119,9 @@ def _session(throttle: Throttle) -> Any:
             return response
 
     return Session(impersonate="chrome")
+
+
+def source_of(universe: str, settings: UniverseSettings, source: YahooSource, downloads: Path | None) -> Fetched:
+    """See ``qdag.sources.open``."""
+    folder = cache_folder(universe, source.kind, source.cache or downloads)
+    return Fetched(universe, settings, source, Yahoo(source, folder), folder)

@@ -14,15 +14,17 @@ import re
 import socket
 from contextlib import redirect_stdout, suppress
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from qdag.settings import BaostockSource
+from qdag.settings import BaostockSource, UniverseSettings
 from qdag.sources.actions import Adjustment
-from qdag.sources.fetch import Final, Passing, Throttle, history_table, require
-from qdag.sources.files import to_numbers
+from qdag.sources.files.cells import to_numbers
+from qdag.sources.web.client import PermanentError, Throttle, TransientError, history_table, require
+from qdag.sources.web.fetched import Fetched, cache_folder
 
 _INSTRUMENT = re.compile(r"(SH|SZ)(\d{6})")
 _COLUMNS = {
@@ -40,7 +42,7 @@ _PASSING = re.compile(r"1000100[15]|100020\d\d|10005001")
 
 
 class Baostock:
-    """The client; see ``fetch.Client``."""
+    """The client; see ``client.Client``."""
 
     kind = "baostock"
     adjustment: Adjustment = "pre_close"
@@ -58,7 +60,7 @@ class Baostock:
         return f"{match[1].lower()}.{match[2]}" if match else None
 
     def history(self, symbol: str, first: date, last: date) -> pa.Table:
-        """Bars as traded with the previous close; see ``fetch.Client.history``."""
+        """Bars as traded with the previous close; see ``client.Client.history``."""
         printed = io.StringIO()
         try:
             with redirect_stdout(printed):
@@ -85,7 +87,7 @@ class Baostock:
         )
         _check(result, printed)
         if tuple(result.fields) != FIELDS:
-            raise Final(f"the answer has the columns {result.fields}, asked for were {list(FIELDS)}")
+            raise PermanentError(f"the answer has the columns {result.fields}, asked for were {list(FIELDS)}")
         page = require("baostock.common.contants").BAOSTOCK_PER_PAGE_COUNT
         rows: list[list[str]] = []
         while result.next():
@@ -96,7 +98,7 @@ class Baostock:
         _check(result, printed)
         if len(result.data) == page:
             # a full page is followed by another one, be it empty
-            raise Passing(f"the answer broke off after {len(rows)} rows: {_said(printed)}")
+            raise TransientError(f"the answer broke off after {len(rows)} rows: {_said(printed)}")
         return rows
 
     def _login(self, printed: io.StringIO) -> None:
@@ -156,9 +158,15 @@ class _Connection:
 def _check(result: Any, printed: io.StringIO) -> None:
     if result.error_code != "0":
         text = f"baostock error {result.error_code}: {result.error_msg} {_said(printed)}".rstrip()
-        raise Passing(text) if _PASSING.fullmatch(result.error_code) else Final(text)
+        raise TransientError(text) if _PASSING.fullmatch(result.error_code) else PermanentError(text)
 
 
 def _said(printed: io.StringIO) -> str:
     """What the package printed: it swallows the exceptions of the network."""
     return " ".join(printed.getvalue().split())[-300:]
+
+
+def source_of(universe: str, settings: UniverseSettings, source: BaostockSource, downloads: Path | None) -> Fetched:
+    """See ``qdag.sources.open``."""
+    folder = cache_folder(universe, source.kind, source.cache or downloads)
+    return Fetched(universe, settings, source, Baostock(source), folder)

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qdag.sources.reasons import Reason
+
 SUFFIXES = (".csv", ".parquet")
+"""Of the files that are read, in any case of letters."""
 FRESH_NS = 2 * 10**9
 """A file that changed so shortly before it was read may change again at the same time: it is known by its digest."""
 
@@ -21,13 +24,13 @@ FRESH_NS = 2 * 10**9
 class Entry:
     """A file of the source, or what is refused in place of one.
 
-    ``name`` is its path in the folder as text that can be printed, a folder's with a slash at its end. ``reason`` is ""
-    for what can be read, else one of ``FILE_REASONS``, which ``told`` explains.
+    ``name`` is its path in the folder as text that can be printed, a folder's with a slash at its end. ``reason`` is
+    None for what can be read, else says why it is refused, which ``told`` explains.
     """
 
     name: str
     path: Path
-    reason: str = ""
+    reason: Reason | None = None
     told: str = ""
 
     def stamp(self) -> tuple[int, int]:
@@ -88,7 +91,7 @@ def _entries(folder: Path, root: Path) -> Iterator[Entry]:
         with os.scandir(folder) as found:
             listed = list(found)
     except OSError as error:
-        yield _refused(folder, root, "unreadable_folder", str(error), "/")
+        yield _refused(folder, root, Reason.UNREADABLE_FOLDER, str(error), "/")
         return
     for entry in listed:
         if entry.name.startswith("."):
@@ -100,20 +103,20 @@ def _entries(folder: Path, root: Path) -> Iterator[Entry]:
                 leads_on = os.path.isdir(path)
                 if fits or leads_on:
                     told = "a symbolic link; put there what it leads to"
-                    yield _refused(path, root, "symbolic_link", told, "/" if leads_on else "")
+                    yield _refused(path, root, Reason.SYMBOLIC_LINK, told, "/" if leads_on else "")
             elif entry.is_dir(follow_symlinks=False):
                 yield from _entries(path, root)
             elif fits and not entry.is_file(follow_symlinks=False):
-                yield _refused(path, root, "not_a_file", "a pipe, a socket or a device")
+                yield _refused(path, root, Reason.NOT_A_FILE, "a pipe, a socket or a device")
             elif fits and any("\udc80" <= c <= "\udcff" for c in str(path.relative_to(root))):
-                yield _refused(path, root, "bad_file_name", "the name is not UTF-8; rename the file")
+                yield _refused(path, root, Reason.BAD_FILE_NAME, "the name is not UTF-8; rename the file")
             elif fits:
                 yield Entry(printable(path.relative_to(root).as_posix()), path)
         except OSError as error:
-            yield _refused(path, root, "unreadable", str(error))
+            yield _refused(path, root, Reason.UNREADABLE, str(error))
 
 
-def _refused(path: Path, root: Path, reason: str, told: str, end: str = "") -> Entry:
+def _refused(path: Path, root: Path, reason: Reason, told: str, end: str = "") -> Entry:
     return Entry(printable(path.relative_to(root).as_posix()) + end, path, reason, printable(told))
 
 
