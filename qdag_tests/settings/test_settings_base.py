@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from settings_text import SAMPLE, US
 
 from qdag.errors import SettingsError
 from qdag.settings import Settings
+from qdag_tests.settings.settings_text import SAMPLE, US
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """A key that does not exist names the nearest one that does, at any depth."""
 
 import pytest
-from settings_text import US
 
 from qdag.errors import SettingsError
+from qdag_tests.settings.settings_text import US
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Limits of the checks: of the region, the general ones over them, a universe's own over both."""
 
-from settings_text import SAMPLE, US
+from qdag_tests.settings.settings_text import SAMPLE, US
 
 
 def test_a_universe_has_the_limits_of_its_region_unless_others_are_set(load):

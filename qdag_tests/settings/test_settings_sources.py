@@ -1,7 +1,8 @@
 """Where bars come from: kinds, layouts of files, times of the network."""
 
 import pytest
-from settings_text import US
+
+from qdag_tests.settings.settings_text import US
 
 FILES = (
     US + "source={kind='files', path='x', profile='custom', columns={date='d', open='o', high='h', low='l', "

@@ -1,10 +1,10 @@
 """Universes: calendar, days, region, instruments, pools and overrides."""
 
 import pytest
-from settings_text import SAMPLE, US
 
 from qdag.errors import UnknownNameError
 from qdag.settings import load_settings
+from qdag_tests.settings.settings_text import SAMPLE, US
 
 
 @pytest.mark.parametrize(

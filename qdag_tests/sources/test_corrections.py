@@ -680,19 +680,6 @@ def test_memory_makes_no_difference(market, monkeypatch, limit):
     assert got.checks == expected.checks
 
 
-@hypothesis_settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=8), st.integers(0, 4000))
-def test_shelf_gives_back_what_was_added(added, limit):
-    shelf = spill.SpillingTables(limit)
-    expected: dict[int, list[int]] = {}
-    for at, (place, size) in enumerate(added):
-        shelf.add(place, pa.table({"x": np.arange(size) + 100 * at}))
-        expected.setdefault(place, []).extend(range(100 * at, 100 * at + size))
-    assert shelf.places == sorted(expected)
-    for place, values in expected.items():
-        assert shelf.read(place)["x"].to_pylist() == shelf.read(place)["x"].to_pylist() == values
-
-
 def test_a_correction_of_a_market_in_parts_equals_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(spill, "PART_SESSIONS", 16)
     spec = UniverseSettings(

@@ -16,7 +16,7 @@ from qdag.settings import Settings, UniverseSettings, YahooSource
 from qdag.sources import open_source
 from qdag.sources.web.fetched import Fetched
 from qdag.sources.web.yahoo import Yahoo, as_traded
-from qdag_tests.sources.vendor_server import Vendor
+from qdag_tests.sources.web.vendor_server import Vendor
 
 yfinance = pytest.importorskip("yfinance")
 

@@ -12,7 +12,7 @@ from qdag.settings import AkshareSource, UniverseSettings
 from qdag.sources import open_source
 from qdag.sources.web.akshare import Akshare
 from qdag.sources.web.fetched import Fetched
-from qdag_tests.sources.vendor_server import Vendor
+from qdag_tests.sources.web.vendor_server import Vendor
 
 pytest.importorskip("akshare")
 

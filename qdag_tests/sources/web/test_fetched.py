@@ -1,18 +1,14 @@
 """The mechanism under every source on the network, with a small client of its own over real HTTP."""
 
-import builtins
-import importlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from datetime import UTC, date, datetime, timedelta
-from email.utils import format_datetime
+from datetime import date
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,13 +17,12 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdag.errors import SettingsError, SourceError, install_command
+from qdag.errors import SettingsError, SourceError
 from qdag.sessions import calendar_for
 from qdag.settings import UniverseSettings, YahooSource, load_settings
-from qdag.sources.web.cache import joined
-from qdag.sources.web.client import PermanentError, Throttle, TransientError, history_table, judge, retry_after
-from qdag.sources.web.fetched import OVERLAP, Fetched
-from qdag_tests.sources.vendor_server import Vendor
+from qdag.sources.web.client import Throttle, history_table
+from qdag.sources.web.fetched import Fetched
+from qdag_tests.sources.web.vendor_server import Vendor
 
 DAYS = np.arange("2024-01-02", "2024-03-30", dtype="M8[D]")
 DAYS = DAYS[np.is_busday(DAYS, holidays=["2024-01-15", "2024-02-19", "2024-03-29"])]
@@ -99,69 +94,6 @@ def deliver(source, start="2024-01-02", end="2024-03-28"):
     return source.deliver(calendar_for(source.settings).between(source.settings.start, end), start, end)
 
 
-# -- what is worth another try ----------------------------------------------------------------------------------------
-
-
-def http_error(status, headers=None):
-    response = requests.Response()
-    response.status_code = status
-    response.headers.update(headers or {})
-    return requests.HTTPError("bad", response=response)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        TimeoutError("slow"),
-        ConnectionResetError("gone"),
-        requests.ConnectTimeout("slow"),
-        requests.ReadTimeout("slow"),
-        requests.ConnectionError("gone"),
-        requests.exceptions.ChunkedEncodingError("cut"),
-        http_error(429),
-        http_error(500),
-        http_error(503),
-        TransientError("as it is"),
-    ],
-    ids=repr,
-)
-def test_passing_failures(error):
-    assert isinstance(judge(error), TransientError)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        http_error(400),
-        http_error(401),
-        http_error(404),
-        requests.JSONDecodeError("bad", "{", 0),
-        json.JSONDecodeError("bad", "{", 0),
-        requests.exceptions.InvalidURL("bad"),
-        KeyError("data"),
-        TypeError("none"),
-        ZeroDivisionError("odd"),
-        PermanentError("as it is"),
-    ],
-    ids=repr,
-)
-def test_final_failures(error):
-    assert isinstance(judge(error), PermanentError)
-
-
-def test_retry_after():
-    assert retry_after("7") == 7
-    assert retry_after("0.5") == 0.5
-    assert retry_after("-3") == 0
-    assert retry_after(None) is None
-    assert retry_after("soon") is None
-    assert retry_after("") is None
-    moment = datetime.now(UTC) + timedelta(seconds=90)
-    assert 80 < retry_after(format_datetime(moment)) <= 90
-    assert retry_after(format_datetime(moment - timedelta(hours=1))) == 0
-    assert judge(http_error(429, {"Retry-After": "11"})).wait == 11
-
-
 def test_waits_grow_and_are_bounded(vendor, tmp_path):
     vendor.failures = [(500, "", {})] * 6
     slept = []
@@ -205,9 +137,6 @@ def test_requests_keep_their_distance(vendor, tmp_path):
     assert moments[-1] - moments[0] > 0.14
 
 
-# -- too many failures ------------------------------------------------------------------------------------------------
-
-
 def test_more_failures_than_allowed_are_an_error(vendor, tmp_path):
     names = tuple("ABCDEFGHIJ")
     vendor.failures = [(404, "", {})] * 2
@@ -238,9 +167,6 @@ def test_a_vendor_that_is_down_is_left_alone(vendor, tmp_path, failure, tries):
     assert len(vendor.requests) == 10 * tries
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
-
-
 def test_after_an_error_only_what_lacks_is_fetched(vendor, tmp_path):
     names = tuple("ABCDEFGH")
     vendor.failing, vendor.failures = "/f", [(404, "", {})]
@@ -260,7 +186,7 @@ def test_after_a_kill_only_what_lacks_is_fetched(vendor, tmp_path):
     code = f"""
         import sys
         from types import SimpleNamespace
-        from qdag_tests.sources.test_vendor_fetch import deliver, source_of
+        from qdag_tests.sources.web.test_fetched import deliver, source_of
         from pathlib import Path
         deliver(source_of(SimpleNamespace(base={vendor.base!r}), Path({str(tmp_path)!r}), tuple("ABCDEF")))
     """
@@ -457,77 +383,6 @@ def test_any_order_of_requests_gives_slices_of_the_whole(tmp_path_factory, asked
         )
         assert delivery.bars.combine_chunks().equals(whole.filter(inside).combine_chunks())
         assert delivery.quarantine.num_rows == delivery.findings.num_rows == delivery.checks["refetched"] == 0
-
-
-@given(
-    size=st.integers(1, 12),
-    known=st.integers(1, 12),
-    overlap=st.integers(1, OVERLAP),
-    changed=st.integers(0, 11),
-    by=st.sampled_from([0, 1e-7, 1e-3, np.nan]),
-    name=st.sampled_from(["open", "close", "split", "volume"]),
-)
-def test_joining_equals_the_whole_or_is_refused(size, known, overlap, changed, by, name):
-    known, changed = min(known, size), min(changed, size - 1)
-    rng = np.random.default_rng(size)
-    numbers = {n: rng.uniform(1, 9, size) for n in ("open", "high", "low", "close", "volume", "split", "level")}
-    whole = history_table(DAYS[:size], numbers)
-    first = max(0, known - overlap)
-    # the level is told on another scale, a number may have been corrected
-    later = {n: v.copy() for n, v in numbers.items()}
-    later["level"] *= 3.0
-    later[name][changed] *= 1 + by
-    part = history_table(DAYS[:size], later).slice(first)
-    result = joined(whole.slice(0, known), part, ("level",))
-    if first <= changed < known and name != "volume" and by not in (0, 1e-7):
-        assert result is None
-        return
-    assert result is not None
-    assert result["date"].equals(whole["date"])
-    assert np.allclose(result["level"].to_numpy(), numbers["level"], rtol=1e-12)
-    expected = numbers[name].copy()
-    # the last bits stay as they are known
-    if changed >= known or (changed >= first and by != 1e-7):
-        expected[changed] = later[name][changed]
-    assert np.array_equal(result[name].to_numpy(), expected, equal_nan=True)
-
-
-def test_joining_refuses_lost_and_added_rows():
-    numbers = {n: np.arange(1.0, 9) for n in ("open", "high", "low", "close", "volume")}
-    whole = history_table(DAYS[:8], numbers)
-    known = whole.slice(0, 6)
-    assert joined(known, whole.slice(3), ()) is not None
-    assert joined(known, whole.slice(6), ()) is None
-    assert joined(known, whole.take([3, 5, 6, 7]), ()) is None
-    assert joined(whole.take([0, 1, 2, 3, 5]), whole.slice(2), ()) is None
-    assert joined(known, whole.slice(8), ()) is None
-
-
-# -- packages and settings --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("package", ["yfinance", "akshare", "baostock", "tenacity"])
-def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, package):
-    def without(real):
-        def missing(name, *args, **more):
-            if name.split(".")[0] == package:
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            return real(name, *args, **more)
-
-        return missing
-
-    for name in [n for n in sys.modules if n.split(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without(builtins.__import__))
-    monkeypatch.setattr(importlib, "import_module", without(importlib.import_module))
-    kind = "yahoo" if package in ("yfinance", "tenacity") else package
-    settings = UniverseSettings(
-        source={"kind": kind}, calendar="XSHG", start=date(2024, 1, 2), instruments=("SH600000",)
-    )
-    from qdag.sources import open_source
-
-    with pytest.raises(SourceError, match=rf"'{package}'.*{re.escape(install_command('sources'))}"):
-        open_source("u", settings, tmp_path)
 
 
 def test_settings(tmp_path):

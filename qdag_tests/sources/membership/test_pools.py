@@ -1,7 +1,6 @@
-"""Symbols, indexes, files and industries: spellings by hand, the indexes against their own package."""
+"""Pools of indexes, files and traded value; the indexes against their own package."""
 
 from datetime import date, timedelta
-from pathlib import Path
 
 import index_constitution
 import numpy as np
@@ -10,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdag.errors import SettingsError, SourceError, UnknownNameError
+from qdag.errors import SettingsError, UnknownNameError
 from qdag.settings import INDEXES, UniverseSettings, load_settings
-from qdag.sources.membership import Symbols, pools_of, read_industries
+from qdag.sources.membership import pools_of
 from qdag.universes import Span
 
 ALWAYS = (date(1990, 1, 1), date(2026, 12, 31))
+
 SESSIONS = np.arange("1990-01-01", "2027-01-01", dtype="M8[D]")
 
 
@@ -38,38 +38,6 @@ def never():
 def one(settings, stored):
     (found,) = pools_of(settings, stored, SESSIONS, never)
     return found
-
-
-@pytest.mark.parametrize(
-    ("region", "symbol", "instruments", "found"),
-    [
-        ("cn", "600000.SH", ["SH600000"], ("SH600000",)),
-        ("cn", "600000.XSHG", ["SH600000"], ("SH600000",)),
-        ("cn", "600000.ss", ["SH600000"], ("SH600000",)),
-        ("cn", "sh.600000", ["SH600000"], ("SH600000",)),
-        ("cn", "sz000001", ["SZ000001", "SH000001"], ("SZ000001",)),
-        ("cn", "600000", ["SH600000", "SZ000001"], ("SH600000",)),
-        ("cn", "000001", ["SZ000001", "SH000001"], ("SZ000001",)),
-        ("cn", "000001.XSHE", ["SZ000001", "SH000001"], ("SZ000001",)),
-        ("cn", "300750", ["SZ300750"], ("SZ300750",)),
-        ("cn", "920819", ["BJ920819"], ("BJ920819",)),
-        ("cn", "430556.BJ", ["BJ430556"], ("BJ430556",)),
-        ("cn", "900901", ["SH900901"], ("SH900901",)),
-        ("cn", "SH600000", ["600000.SH"], ("600000.SH",)),
-        ("cn", "600000.SZ", ["SH600000"], ()),
-        ("cn", "60000", ["SH600000"], ()),
-        ("us", "BRK.B", ["BRK-B"], ("BRK-B",)),
-        ("us", "BRK-B", ["BRK.B", "BRK.A"], ("BRK.B",)),
-        ("us", "BRK/B", ["BRK_B"], ("BRK_B",)),
-        ("us", "BRK B", ["BRK.B", "BRK-B"], ("BRK-B", "BRK.B")),
-        ("us", "BRK.B", ["BRK.B", "BRK-B"], ("BRK.B",)),
-        ("us", "BRKB", ["BRK.B"], ()),
-        ("us", "na", ["NA", "N"], ("NA",)),
-        ("us", "TRUE", ["TRUE"], ("TRUE",)),
-    ],
-)
-def test_spellings(region, symbol, instruments, found):
-    assert Symbols(region, instruments).find(symbol) == found
 
 
 @pytest.mark.parametrize("index", INDEXES)
@@ -155,8 +123,6 @@ def test_adding_sessions_only_extends(stored, seed):
     np.testing.assert_array_equal(part.pool.mask("ABCD", sessions[:cut]), whole.pool.mask("ABCD", sessions)[:, :cut])
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
-
 FILE = """
 [universes.cn]
 calendar = "XSHG"
@@ -197,58 +163,3 @@ def test_paths_are_relative_to_the_settings_file(tmp_path):
 def test_wrong_pools_are_refused(tmp_path, pools, said):
     with pytest.raises(SettingsError, match=said):
         load(tmp_path, pools)
-
-
-# -- industries -------------------------------------------------------------------------------------------------------
-
-HEADER = "ts_code,symbol,name,area,industry,list_date\n"
-
-
-def test_industries(tmp_path):
-    path = tmp_path / "stocks.csv"
-    path.write_text(
-        HEADER + "000001.SZ,000001,平安银行,深圳,银行,19910403\n600000.SH,600000,x,y,银行,2\n"
-        "300001.SZ,300001,x,y,,3\n600519.SH,600519,x,y,白酒,4\n688001.SH,688001,x,y,芯片,5\n",
-        "utf-8",
-    )
-    names = ["SH600519", "SH600000", "SZ000001", "SZ300001", "SZ000002"]
-    found = read_industries(path, "cn", names)
-    assert found.names == tuple(sorted(["银行", "白酒", "芯片"]))
-    assert {n: found.names[c] for n, c in found.codes.items()} == {
-        "SH600000": "银行", "SH600519": "白酒", "SZ000001": "银行"
-    }  # fmt: skip
-    assert (found.unknown, found.others) == (("SZ000002", "SZ300001"), 1)
-    series = found.series(names)
-    assert series.dtype == np.float32
-    assert np.isnan(series).tolist() == [False, False, False, True, True]
-    # a code does not depend on the universe
-    assert read_industries(path, "cn", ["SH600000"]).codes["SH600000"] == found.codes["SH600000"]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("a,b\n", "needs the columns ts_code"),
-        ("", "needs the columns ts_code"),
-        (HEADER + "600000.SH,600000,x,y,a,1\n600000.XSHG,600000,x,y,b,1\n", "line 3: '600000.XSHG' is in 'b', but"),
-    ],
-)
-def test_wrong_industry_files(tmp_path, text, said):
-    path = tmp_path / "stocks.csv"
-    path.write_text(text)
-    with pytest.raises(SourceError, match=said):
-        read_industries(path, "cn", ["SH600000"])
-    path.write_bytes(b"ts_code,industry\n\xff\xfe,x\n")
-    with pytest.raises(SourceError, match="cannot be read"):
-        read_industries(path, "cn", ["SH600000"])
-    with pytest.raises(SourceError, match="cannot be read"):
-        read_industries(Path(tmp_path / "none.csv"), "cn", [])
-
-
-def test_real_industries(real_market):
-    names = [f"{p.stem[-2:]}{p.stem[:6]}" for p in (real_market / "cn_daily").glob("*.csv")]
-    found = read_industries(real_market / "cn_stock_basic.csv", "cn", names)
-    frame = pd.read_csv(real_market / "cn_stock_basic.csv", dtype=str, keep_default_na=False)
-    expected = {f"{c[-2:]}{c[:6]}": i for c, i in zip(frame["ts_code"], frame["industry"], strict=True) if i}
-    assert {n: found.names[c] for n, c in found.codes.items()} == {n: expected[n] for n in names if n in expected}
-    assert len(found.codes) > 250

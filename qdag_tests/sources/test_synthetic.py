@@ -1,3 +1,5 @@
+"""The generated market: valid, with every case, and the same for any part of it."""
+
 from datetime import date
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from qdag.errors import UnknownNameError
 from qdag.sessions import calendar_for
-from qdag.settings import SampleSource, SyntheticSource, UniverseSettings
+from qdag.settings import SyntheticSource, UniverseSettings
 from qdag.sources import open_source
 
 
@@ -79,18 +81,3 @@ def test_restricting_to_an_unknown_instrument():
     with pytest.raises(UnknownNameError, match="SYN00131"):
         deliver(spec(instruments=("SYN00131",)))
     assert pc.unique(deliver(spec(instruments=("SYN00100",))).bars["instrument"]).to_pylist() == ["SYN00100"]
-
-
-def test_sample():
-    settings = UniverseSettings(source=SampleSource(), calendar="XNYS", start=date(2000, 3, 1), end=date(2013, 3, 1))
-    delivery = deliver(settings)
-    assert (delivery.bars.num_rows, delivery.quarantine.num_rows) == (12154, 0)
-    apple = delivery.bars.filter(pc.equal(delivery.bars["instrument"], "AAPL"))
-    factor = dict(zip(apple["date"].to_pylist(), apple["factor"].to_numpy(), strict=True))
-    assert factor[date(2000, 3, 1)] == 1
-    assert factor[date(2000, 6, 21)] / factor[date(2000, 6, 20)] == pytest.approx(2, rel=1e-6)
-    part = deliver(settings, date(2005, 1, 3), date(2005, 12, 30))
-    inside = pc.equal(pc.year(delivery.bars["date"]), 2005)
-    assert part.bars.equals(delivery.bars.filter(inside))
-    with pytest.raises(UnknownNameError, match="did you mean 'AAPL'"):
-        deliver(settings.model_copy(update={"instruments": ("AAPLE",)}))
