@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from qdag.errors import SettingsError
 from qdag.settings.base import local_path
-from qdag.settings.explain import explain, kind_of, submodels
+from qdag.settings.explain import explain, submodels
 from qdag.settings.settings import Settings
 
 CONFIG_VARIABLE = "QDAG_CONFIG"
@@ -75,18 +75,19 @@ def _with_line(error: Exception, file: Path) -> str:
 
 
 def _resolve_paths(table: dict[str, Any], model: type[BaseModel], folder: Path) -> None:
-    """Make the relative paths of a table relative to the folder of its file, wherever the models have a path."""
+    """Make the relative paths of a table relative to the folder of its file, wherever the models have a path.
+
+    Where a table may be of several models, the paths of any: its kind may come from a variable. Absolute paths stay.
+    """
     for key, field in model.model_fields.items():
-        value = table.get(key)
+        value: Any = table.get(key)
         if isinstance(value, str) and _is_path(field.annotation):
             table[key] = _below(folder, value)
-        below = value.values() if get_origin(field.annotation) is dict and isinstance(value, dict) else [value]
-        models = submodels(field.annotation)
-        for inner in below:
-            if isinstance(inner, dict):
-                of_kind = (one for one in models if len(models) == 1 or kind_of(one) == inner.get("kind"))
-                if found := next(of_kind, None):
-                    _resolve_paths(inner, found, folder)
+        named = isinstance(value, dict) and get_origin(field.annotation) is dict
+        tables = value.values() if named else value if isinstance(value, list) else [value]
+        for inner in tables:
+            for below in submodels(field.annotation) if isinstance(inner, dict) else ():
+                _resolve_paths(inner, below, folder)
 
 
 def _is_path(annotation: Any) -> bool:

@@ -13,7 +13,9 @@ from qdag.settings.explain import kind_of, submodels
 from qdag.settings.settings import Settings
 
 WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", date: "day"}
+"""Types as people call them."""
 NAME = "NAME"
+"""What stands for a name of the user's own."""
 
 
 def markdown() -> str:

@@ -11,7 +11,9 @@ class Refuses(Flag):
     """What a reason is said of."""
 
     ROW = auto()
+    """A row, or a line that is none."""
     FILE = auto()
+    """A file as a whole, or a folder."""
     INSTRUMENT = auto()
     """An instrument that a vendor was asked for."""
     HISTORY = auto()

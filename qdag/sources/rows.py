@@ -35,7 +35,7 @@ class RawRows:
     ``instrument``: object array of str, None where it is malformed. ``date``: datetime64[D], NaT where unreadable.
     ``line``: int64, 1-based line in the file. ``numbers``: float64 per column, NaN where the cell is empty: the four
     prices and volume, and where the vendor has them amount, any of ``EVENTS``, and pct_chg (which is only compared
-    with). ``bad``: a cell is no finite number. ValueError where a column is needed, or is none of these.
+    with). ``bad``: a cell is no finite number. ValueError where a needed column lacks, or one is none of these.
     """
 
     instrument: np.ndarray

@@ -20,6 +20,7 @@ from qdag.sources.protocol import Delivery
 from qdag.sources.rows import RawRows
 
 SOURCE = "stocks.csv.gz"
+"""Name of the file in the package."""
 COLUMNS = {
     "Open": "open",
     "High": "high",
@@ -28,6 +29,7 @@ COLUMNS = {
     "Volume": "volume",
     "Adj Close": "adjusted_close",
 }
+"""Column of the file -> column of ``RawRows``."""
 
 
 class Sample:

@@ -28,7 +28,9 @@ from qdag.sources.rows import bars_table
 from qdag.sources.spill import SessionParts
 
 BLOCK = 64
+"""Instruments that are drawn together."""
 MARKET, OWN, GAP = 0.007, 0.018, 0.008
+"""Standard deviations of a session: the market's return, an instrument's own, and the opening gap."""
 
 
 def instrument_names(count: int) -> list[str]:

@@ -53,6 +53,9 @@ def test_paths_in_a_file_are_relative_to_it_wherever_they_stand(load, tmp_path):
     assert us.pools["p"].path == tmp_path / "p.csv"
     assert settings.universe("web").source.cache == Path("/kept")
     assert us.start == date(2020, 1, 1)
+    # also where a variable says what the table is of
+    told = load(FILE.replace("kind='files', ", ""), QDAG_UNIVERSES__US__SOURCE__KIND="files")
+    assert told.universe("us").source.path == tmp_path / "data"
 
 
 def test_a_file_that_does_not_exist_is_said(tmp_path):

@@ -18,36 +18,43 @@ largest that is stored although the vendor's adjusted close says another step.""
 
 @dataclass(frozen=True)
 class Noticed:
-    """Rows that are worth a look: positions ``at`` (int64), and per position what the vendor tells (``value``), what it
-    was compared with (``expected``), and the allowed difference (``bound``), float64 with NaN where there is none.
-    ``detail`` is a sentence with these names in braces."""
+    """Rows that are worth a look: one value per row, float64 with NaN where there is none."""
 
     kind: FindingKind
     at: np.ndarray
+    """Positions of the rows, int64."""
     value: np.ndarray
+    """What the vendor tells."""
     expected: np.ndarray
+    """What it was compared with."""
     bound: np.ndarray
+    """The difference that is allowed."""
     detail: str
+    """A sentence with the names of the values in braces."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """What the events of all rows say, arrays of shape (N,).
-
-    ``level``: cumulative factor, and ``rounding``: relative rounding of each row's part in it. ``other`` and ``slack``:
-    the same, with dividends reinvested at the close of their day. ``event`` and ``known``: what the vendor tells, and
-    the previous close. ``odd``: positions of events that are none, left out.
-    """
+    """What the events of all rows say: float64 arrays of shape (N,), but for ``odd`` and ``gaps``."""
 
     level: np.ndarray
+    """Cumulative factor."""
     rounding: np.ndarray
+    """Relative rounding of each row's part in it."""
     other: np.ndarray
+    """Cumulative factor with dividends reinvested at the close of their day."""
     slack: np.ndarray
+    """Relative rounding of each row's part in that."""
     event: np.ndarray
+    """What the vendor tells of the row: a dividend, a split that is none, a previous close."""
     known: np.ndarray
+    """The previous close; NaN where it is not known."""
     odd: np.ndarray
+    """Positions of events that are none and are left out, int64."""
     gaps: np.ndarray
+    """Rows with an event that cannot be told, bool (N,)."""
     dividend: np.ndarray | None = None
+    """Per share of the day before, 0 without one; None where the vendor tells none."""
 
 
 @np.errstate(all="ignore")

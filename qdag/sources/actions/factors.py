@@ -32,17 +32,16 @@ JUMP = 1.4
 
 @dataclass(frozen=True)
 class Adjusted:
-    """What ``factors`` found, arrays of shape (N,).
-
-    ``factor``: float64, finite and positive; of no meaning in a refused row. ``dividend``: float64, per share of the
-    day before, 0 without one; None where the vendor tells none. ``gaps``: bool, an event that could not be told.
-    ``noticed``: valid rows with such a gap, with a refused step, and whose factor is not what else the vendor tells.
-    """
+    """What ``factors`` found, arrays of shape (N,)."""
 
     factor: np.ndarray
+    """float64, finite and positive; of no meaning in a refused row."""
     dividend: np.ndarray | None
+    """float64, per share of the day before, 0 without one; None where the vendor tells none."""
     gaps: np.ndarray
+    """bool, an event that could not be told."""
     noticed: list[Noticed]
+    """Valid rows with such a gap, with a refused step, and whose factor is not what else the vendor tells."""
 
 
 # refused rows may hold any number; what comes of them is never looked at
@@ -52,7 +51,7 @@ def factors(adjustment: Adjustment, rows: Mapping[str, np.ndarray]) -> Adjusted:
 
     Parameters
     ----------
-    adjustment : which of the rules above
+    adjustment : which of the rules of the package's docstring
     rows : arrays of shape (N,), sorted by instrument and date, one row per date: ``code`` (instrument as a number),
         ``date``, ``valid`` (not refused), ``close``, ``volume`` and the columns that the rule needs; NaN: not given.
     """

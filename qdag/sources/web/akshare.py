@@ -25,6 +25,7 @@ from qdag.sources.web.client import PermanentError, Throttle, history_table, jud
 from qdag.sources.web.fetched import Fetched, cache_folder
 
 LOT = 100
+"""Shares in Eastmoney's unit of volume."""
 _INSTRUMENT = re.compile(r"(SH|SZ|BJ)\d{6}")
 _COLUMNS = {"开盘": "open", "最高": "high", "最低": "low", "收盘": "close", "成交量": "volume", "成交额": "amount"}
 _swapping = threading.Lock()

@@ -37,6 +37,7 @@ _COLUMNS = {
     "amount": "amount",
 }
 FIELDS = ("date", *_COLUMNS, "tradestatus")
+"""Columns that are asked for, in the order of the answer."""
 # not logged in (the server forgets a session), too many logins, the network, the server's own errors
 _PASSING = re.compile(r"1000100[15]|100020\d\d|10005001")
 

@@ -35,7 +35,9 @@ class History:
     table: pa.Table
     """Rows as :func:`qdag.sources.web.client.history_table` makes them."""
     since: date
+    """First day of which it is known what the vendor tells."""
     until: date
+    """Last such day, inclusive."""
 
     def covers(self, since: date, until: date) -> bool:
         """Whether all of [since, until] is known."""
