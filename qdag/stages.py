@@ -32,8 +32,8 @@ from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
 from qdag.store.digests import Differences, differences
 from qdag.store.files import write_text
 from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
-from qdag.store.streams import ahead
 from qdag.store.tables import TableStore
+from qdag.store.threads import prefetch
 from qdag.text import markdown_cell
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _write(
         nonlocal counter
         counter = _Counter(spec.values)
         platform.written[spec.name] = 0
-        for batch in counter.watch(ahead(batches())):
+        for batch in counter.watch(prefetch(batches())):
             platform.written[spec.name] += batch.num_rows
             yield batch
 
@@ -932,7 +932,7 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
 
             # a write that dies may leave no calendar, or files of its own, even where it would have changed nothing
             _forget(platform, universe, "qlib_bin", written, read, always=True)
-            report = QlibBinWriter(provider).write(ahead(panels(), 1), calendar, future, pools)
+            report = QlibBinWriter(provider).write(prefetch(panels(), 1), calendar, future, pools)
             _record(platform, universe, "qlib_bin", written, read, version)
             following = int(np.count_nonzero(written > sessions[-1]))
             extra |= {"bridged_sessions": len(written) - len(sessions) - following, "following_sessions": following}

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
 from qdag.schema import ENGINE_FIELDS, TableSpec
-from qdag.store.streams import ahead, at_once
 from qdag.store.tables import TableStore
+from qdag.store.threads import map_threads, prefetch
 
 T = TypeVar("T")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
@@ -65,7 +65,7 @@ def table_matrix(
 
 def _each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
     """The function of every item, of some at once."""
-    return dict(zip(items, at_once(function, items.values()), strict=True))
+    return dict(zip(items, map_threads(function, items.values()), strict=True))
 
 
 def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -187,7 +187,7 @@ def read_panels(
     chunk_sessions = chunk_sessions or _chunk_sessions(store, universe, sessions, version)
     closes: dict[str, float] = {}
     chunks = [sessions[low : low + chunk_sessions] for low in range(0, len(sessions), chunk_sessions)]
-    raws = ahead((_raw(store, universe, chunk, instruments, version) for chunk in chunks), 1)
+    raws = prefetch((_raw(store, universe, chunk, instruments, version) for chunk in chunks), 1)
     for chunk, (names, raw) in zip(chunks, raws, strict=True):
         traded = ~np.isnan(raw["close"])
         if "change" in fields:

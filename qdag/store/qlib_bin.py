@@ -39,7 +39,7 @@ from qdag.errors import MissingDataError, StoreError, unknown
 from qdag.provider import SUFFIX, folder_name, parse_bin, qlib_symbol, read_days, read_spans
 from qdag.settings import NAME_PATTERN
 from qdag.store.panels import ENGINE_FIELDS
-from qdag.store.streams import ahead
+from qdag.store.threads import prefetch
 from qdag.universes import Pool
 
 TEMPORARY = ".writing"
@@ -212,7 +212,7 @@ class QlibBinWriter:
             work = _Work(self, calendar, low, high, max(known, high), known, spans)
             sessions = calendar[: work.total]
             try:
-                with closing(ahead(scratch.blocks(names), 1)) as blocks:
+                with closing(prefetch(scratch.blocks(names), 1)) as blocks:
                     (work.build if fresh else work.extend)(blocks)
                 scratch.close()
                 work.refuse_failures()

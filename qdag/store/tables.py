@@ -30,7 +30,7 @@ from qdag.settings import NAME_PATTERN
 from qdag.store import log, writing
 from qdag.store.files import write_text
 from qdag.store.log import LOG, StoredFile
-from qdag.store.streams import at_once
+from qdag.store.threads import map_threads
 from qdag.store.writing import (
     PARTITIONS,
     DataFile,
@@ -677,7 +677,7 @@ class TableStore:
             return part if _in_order(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
         step, every = max(1, COLUMN_MONTHS // len([*wanted, *extra])), sorted(months)
-        found = at_once(ordered, [every[at : at + step] for at in range(0, len(every), step)])
+        found = map_threads(ordered, [every[at : at + step] for at in range(0, len(every), step)])
         try:
             parts = [part for part in found if part.num_rows]
         except FileNotFoundError:

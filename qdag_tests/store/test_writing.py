@@ -16,8 +16,8 @@ import pytest
 from qdag.errors import StoreError, UnknownNameError
 from qdag.schema import DATE, INSTRUMENT, UNIVERSE, Column, TableSpec, feature_table
 from qdag.store import writing
-from qdag.store.streams import at_once
 from qdag.store.tables import TableStore
+from qdag.store.threads import map_threads
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
 START = date(2020, 1, 1)
@@ -375,9 +375,9 @@ def test_a_small_read_does_not_wait_for_a_large_one():
         return who
 
     with ThreadPoolExecutor(2) as pool:
-        large = pool.submit(lambda: list(at_once(work, ["large"] * 40)))
+        large = pool.submit(lambda: list(map_threads(work, ["large"] * 40)))
         time.sleep(0.1)
-        small = pool.submit(lambda: list(at_once(work, ["small"])))
+        small = pool.submit(lambda: list(map_threads(work, ["small"])))
         assert small.result() == ["small"]
         assert large.result() == ["large"] * 40
     assert 2 < order.index("small") < 20

@@ -1,4 +1,5 @@
-"""Making things while what was made before is being used, and some at once."""
+"""Threads for what a loop would wait for: items made before they are asked for, and a function of several items at a
+time. What is computed in them does not belong here."""
 
 import os
 import queue
@@ -12,12 +13,22 @@ from typing import TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
-AHEAD = 4
+PREFETCHED = 4
+"""Most items that :func:`prefetch` has ready by default."""
 THREADS = 2
+"""Threads of :func:`map_threads`, whichever calls there are."""
 
 
-def ahead(items: Iterator[T], most: int = AHEAD) -> Generator[T]:
-    """Make items in a thread, a few ahead of who uses them: computing goes on while one writes."""
+def prefetch(items: Iterator[T], most: int = PREFETCHED) -> Generator[T]:
+    """The same items, made in a thread before they are asked for: computing goes on while one writes.
+
+    Parameters
+    ----------
+    items : is iterated over in the thread; an exception of it is raised to the caller, after the items before it
+    most : items that wait to be taken at a time; one more is being made
+
+    The thread ends with the items, or when the generator is closed: it then finishes the item it is making.
+    """
     waiting: queue.Queue[T | BaseException | None] = queue.Queue(most)
     stopped = threading.Event()
 
@@ -36,7 +47,7 @@ def ahead(items: Iterator[T], most: int = AHEAD) -> Generator[T]:
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=make, name="qdag-batches", daemon=True)
+    thread = threading.Thread(target=make, name="qdag-prefetch", daemon=True)
     thread.start()
     try:
         while (item := waiting.get()) is not None:
@@ -48,7 +59,7 @@ def ahead(items: Iterator[T], most: int = AHEAD) -> Generator[T]:
         thread.join()
 
 
-def at_once(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+def map_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """The function of every item, in their order, ``THREADS`` at a time; the function must not call this itself.
 
     The threads are the process's: each new one would take memory of its own from the system, and what large arrays
