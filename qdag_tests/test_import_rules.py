@@ -23,7 +23,7 @@ ROOMS = {
     "quality": {"errors", "schema", "settings", "sessions", "engine", "features", "store", "quality_reference"},
     "quality_reference": {"errors"},
     "quality_report": {"errors", "schema", "settings", "sessions", "store", "quality"},
-    "sources": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
+    "sources": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine", "store"},
     "features": {"errors", "schema", "settings", "engine"},
     "store": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
     "factors": {"errors", "schema", "settings", "engine"},

@@ -14,15 +14,13 @@ How the bars of an instrument come about:
 The cache holds settled sessions only: nothing later than the asked end is kept that may still change.
 """
 
-import fcntl
 import importlib
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -39,6 +37,7 @@ from qdag.errors import SourceError, install_command
 from qdag.settings import UniverseSettings, WebSource
 from qdag.sources.actions import Adjustment
 from qdag.sources.base import PRICES, Cleaner, Delivery, RawRows
+from qdag.store.files import drop_parts, locked, replacing
 
 OVERLAP = 5
 SAME = 1e-5
@@ -247,28 +246,23 @@ class Cache:
             "until": history.until.isoformat(),
         }
         path = self.path(instrument)
-        temporary = path.with_name(f"{path.name}.writing")
         try:
-            with temporary.open("wb") as file:
-                write_table(history.table.replace_schema_metadata({_KEY: json.dumps(about).encode()}), file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with replacing(path) as part:
+                write_table(history.table.replace_schema_metadata({_KEY: json.dumps(about).encode()}), part)
         except OSError as error:
             raise SourceError(f"{path} cannot be written: {error}; free space or set source.cache elsewhere") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process fetches at a time: the others wait, and then find what they need."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise SourceError(
-                f"cache folder {str(self.folder)!r} cannot be used: {error}; set source.cache elsewhere"
-            ) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.folder / ".lock"))
+            except OSError as error:
+                raise SourceError(
+                    f"cache folder {str(self.folder)!r} cannot be used: {error}; set source.cache elsewhere"
+                ) from error
+            drop_parts(self.folder)
             yield
 
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from qdag import __version__
 from qdag.errors import StoreError
-from qdag.store.files import create, make_folder, replacing, sync
+from qdag.store.files import create, drop_parts, make_folder, replacing, sync
 from qdag.store.writing import DataFile
 
 LOG, HINT = "_delta_log", "_last_checkpoint"
@@ -333,10 +333,7 @@ def drop_from(folder: Path, version: int, aside: Path) -> None:
 
 def drop_unfinished(folder: Path, seconds: float) -> None:
     """Delete what commits that died have left beside the log's files, where it is older than ``seconds``."""
-    for file in (folder / LOG).glob(".*.part"):
-        with suppress(FileNotFoundError):
-            if time.time() - file.stat().st_mtime > seconds:
-                file.unlink()
+    drop_parts(folder / LOG, seconds)
 
 
 def _whole(folder: Path, version: int) -> bool:

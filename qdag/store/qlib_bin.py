@@ -17,7 +17,6 @@ folder (either choice would mix them up).
 """
 
 import ctypes
-import fcntl
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -38,11 +37,12 @@ from qdag.engine.panel import Panel
 from qdag.errors import MissingDataError, StoreError, unknown
 from qdag.provider import SUFFIX, folder_name, parse_bin, qlib_symbol, read_days, read_spans
 from qdag.settings import NAME_PATTERN
+from qdag.store.files import locked, sync
 from qdag.store.panels import ENGINE_FIELDS
 from qdag.store.threads import prefetch
 from qdag.universes import Pool
 
-TEMPORARY = ".writing"
+TEMPORARY, LOCK = ".writing", ".lock"
 FILES = tuple(f"{name}{SUFFIX}" for name in ENGINE_FIELDS)
 Pools = Callable[[Mapping[str, tuple[date, date]], np.ndarray], Sequence[Pool]]
 # of values that are in memory at once while files are made or compared
@@ -265,8 +265,7 @@ class QlibBinWriter:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self.provider / ".lock").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.provider / LOCK) as file:
             file.seek(0)
             if file.read():
                 # the last writer did not finish
@@ -364,7 +363,7 @@ class _Work:
             (provider / NEW).replace(features)
         for path in [*map(Path, self.temporary), *self.texts]:
             path.replace(path.with_name(path.name.removesuffix(TEMPORARY)))
-        _sync(provider / "calendars")
+        sync(provider / "calendars")
 
     def clean(self) -> None:
         """Remove what was made and not put in place."""
@@ -915,27 +914,13 @@ def _flush(folder: Path, paths: Sequence[str]) -> None:
             os.close(descriptor)
         return
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(_sync, paths))
-
-
-def _sync(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        list(pool.map(sync, paths))
 
 
 @contextmanager
 def _shared_lock(provider: Path) -> Iterator[None]:
     """Wait for a writer; a directory that nobody wrote here has no lock."""
-    try:
-        file = (provider / ".lock").open()
-    except FileNotFoundError:
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with locked(provider / LOCK, shared=True) if (provider / LOCK).exists() else nullcontext():
         yield
 
 

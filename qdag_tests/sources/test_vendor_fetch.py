@@ -292,11 +292,12 @@ def test_a_damaged_file_is_fetched_anew(vendor, tmp_path, damage):
         path.write_text("<html>")
     else:
         # killed while writing: the file itself is whole, its successor is not
-        path.with_name(path.name + ".writing").write_bytes(content[:100])
+        path.with_name(f".{path.name}.0.part").write_bytes(content[:100])
         path.unlink()
     again = deliver(source_of(vendor, tmp_path, ("A",)))
     assert len(vendor.requests) == 2
     assert again.bars.equals(first.bars)
+    assert sorted(p.name for p in path.parent.iterdir()) == [".lock", path.name]
     deliver(source_of(vendor, tmp_path, ("A",)))
     assert len(vendor.requests) == 2
 
