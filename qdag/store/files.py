@@ -1,6 +1,6 @@
 """Files that appear whole or not at all and are on disk when they do: a power cut takes nothing back. And locks.
 
-The only place that renames a new file over an old one, that flushes to disk, and that locks between processes.
+What is in the files belongs to who writes them.
 """
 
 import os
