@@ -1116,9 +1116,9 @@ def _row_days(rows: pa.Table) -> np.ndarray:
 
 def _coded(rows: pa.Table) -> tuple[np.ndarray, list[str]]:
     """Position of each row's instrument in the list of names; -1 for none."""
-    encoded = rows["instrument"].combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return np.asarray(encoded.indices.fill_null(-1)).astype(np.int32), encoded.dictionary.to_pylist()
+    from qdag.store.arrow import text_codes
+
+    return text_codes(rows["instrument"])
 
 
 def _timeliness(table: str, scope: Scope) -> Frames:

@@ -23,6 +23,7 @@ from qdag.settings import FilesSource, UniverseSettings
 from qdag.sources.base import Cleaner, Delivery, FileVersion, RawRows
 from qdag.sources.folder import Entry, entries
 from qdag.sources.profiles import COMPARED, NUMBERS, PROFILES, Profile, detect, name_regex, plain_name
+from qdag.store.arrow import text_codes
 
 EMPTY_CELLS = ("", "null", "NULL", "None", "nan", "NaN", "NAN", "NA", "N/A")
 LONGEST_LINE = 1 << 20
@@ -406,7 +407,7 @@ def to_dates(column: pa.ChunkedArray, form: str, known: dict[str, np.datetime64]
         column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return np.full(len(column), np.datetime64("NaT"), "M8[D]")
-    texts, position = _encoded(column)
+    position, texts = text_codes(column)
     for text in texts:
         if text not in known:
             known[text] = _date(text.strip(), form)
@@ -421,16 +422,8 @@ def to_symbols(column: pa.ChunkedArray, symbol: Callable[[str], str | None]) -> 
             column = column.cast(pa.string())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return np.full(len(column), None, object)
-    texts, position = _encoded(column)
+    position, texts = text_codes(column)
     return np.array([symbol(text) for text in texts] + [None], object)[position]
-
-
-def _encoded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """Distinct texts, and each row's position in them; a null's is -1."""
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1))
 
 
 def _date(text: str, form: str) -> np.datetime64:

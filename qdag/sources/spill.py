@@ -12,7 +12,8 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from qdag.store.arrow import text_codes
 
 MEMORY_BYTES = 256 << 20
 PART_SESSIONS = 128
@@ -111,8 +112,7 @@ class Parts(Sequence[pa.Table]):
 
 def sorted_bars(bars: pa.Table) -> pa.Table:
     """Bars in the order of date and instrument; equal names keep their order."""
-    names = pc.dictionary_encode(bars["instrument"]).unify_dictionaries().combine_chunks()
-    names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
-    rank = np.argsort(np.argsort(np.array(names.dictionary.to_pylist(), object), kind="stable"), kind="stable")
-    order = np.lexsort((rank[np.asarray(names.indices)], bars["date"].to_numpy()))
+    codes, names = text_codes(bars["instrument"])
+    rank = np.argsort(np.argsort(np.array(names, object), kind="stable"), kind="stable")
+    order = np.lexsort((rank[codes], bars["date"].to_numpy()))
     return bars.take(pa.array(order)).combine_chunks()

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.schema import CONTRADICTIONS, DELIVERIES, RAW_OHLCV
+from qdag.store.arrow import days
 from qdag.store.tables import TableStore
 
 DELIVERY = "delivery"
@@ -152,9 +153,9 @@ def record(
 
 def forget(store: TableStore, universe: str, provenance: Mapping[str, str]) -> None:
     """Take back what is written down of the files that were read: they are read again."""
-    if store.exists(DELIVERIES.name) and len(days := store.sessions(DELIVERIES.name, universe)):
+    if store.exists(DELIVERIES.name) and len(ends := store.sessions(DELIVERIES.name, universe)):
         nothing = DELIVERIES.arrow().empty_table()
-        store.replace(DELIVERIES, universe, days[0].item(), days[-1].item(), nothing, provenance)
+        store.replace(DELIVERIES, universe, ends[0].item(), ends[-1].item(), nothing, provenance)
 
 
 def contradictions(store: TableStore, universe: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +164,7 @@ def contradictions(store: TableStore, universe: str) -> tuple[np.ndarray, np.nda
     if not store.exists(CONTRADICTIONS.name):
         return np.array([], "M8[D]"), np.array([], bool)
     rows = store.read(CONTRADICTIONS.name, universe)
-    return rows["date"].to_numpy().astype("M8[D]"), np.array(pc.equal(rows["kind"], NEW).to_pylist(), bool)
+    return days(rows["date"]), np.array(pc.equal(rows["kind"], NEW).to_pylist(), bool)
 
 
 def contradicted(store: TableStore, universe: str) -> np.ndarray:
@@ -172,11 +173,11 @@ def contradicted(store: TableStore, universe: str) -> np.ndarray:
     Those between the first and the last one that it holds: a session on which nobody has a row is one of them where
     the source has got rows of it. What lies outside was never asked for.
     """
-    days, _ = contradictions(store, universe)
-    if not len(days):
-        return days
-    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else days[:0]
-    return days[(days >= stored[0]) & (days <= stored[-1])] if len(stored) else days[:0]
+    told, _ = contradictions(store, universe)
+    if not len(told):
+        return told
+    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else told[:0]
+    return told[(told >= stored[0]) & (told <= stored[-1])] if len(stored) else told[:0]
 
 
 def contradict(

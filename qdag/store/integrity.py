@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from qdag.errors import StoreError
 from qdag.store import log
+from qdag.store.arrow import compact_columns, twins
 from qdag.store.tables import CHECKSUMS, TableStore, digest, read_checksums
-from qdag.store.writing import PARTITIONS, compact_keys, twins
+from qdag.store.writing import PARTITIONS
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -201,7 +202,7 @@ def _read(filesystem: "FileSystem", file: dict[str, Any], keys: list[str]) -> tu
     ):
         for batch in parquet.iter_batches(READ_ROWS):
             batch.validate(full=True)
-            parts.append(compact_keys(batch, keys))
+            parts.append(compact_columns(batch, keys))
     rows = pa.concat_tables(parts) if parts else pa.table({key: [] for key in keys})
     if rows.num_rows != file["rows"]:
         return f"{rows.num_rows:,} rows instead of {file['rows']:,}", rows

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
 from qdag.schema import ENGINE_FIELDS, TableSpec
+from qdag.store.arrow import days
 from qdag.store.tables import TableStore
 from qdag.store.threads import map_threads, prefetch
 
@@ -72,7 +73,7 @@ def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) ->
     """Flat position of every kept row and which rows are kept (None for all)."""
     names = pc.index_in(table["instrument"].cast(pa.string()), value_set=pa.array(list(instruments), pa.string()))
     rows = pc.fill_null(names, -1).to_numpy().astype(np.int64)
-    dates = table["date"].to_numpy().astype("datetime64[D]")
+    dates = days(table["date"])
     positions = np.searchsorted(sessions, dates)
     known = rows >= 0
     if len(sessions):
@@ -241,7 +242,7 @@ def _raw(
     rows = store.read(
         "raw_ohlcv", universe, start, end, instruments, ["date", "instrument", *RAW_COLUMNS], version=version
     )
-    stored = np.unique(rows["date"].to_numpy().astype("datetime64[D]"))
+    stored = np.unique(days(rows["date"]))
     if len(strange := np.setdiff1d(stored, sessions)):
         raise StoreError(
             f"raw_ohlcv of {universe!r} has rows on {strange[0]} ({len(strange)} such dates), which is not among the "
@@ -343,9 +344,9 @@ def change_reach(
         rows = store.read(
             "raw_ohlcv", universe, _day(end + 1), _day(stop), asked, ["date", "instrument"], version=version
         )
-        days = rows["date"].to_numpy().astype("datetime64[D]")
+        dates = days(rows["date"])
         # sorted by date: in reverse the last assignment to an instrument is its first session
-        found |= zip(rows["instrument"].to_pylist()[::-1], days[::-1], strict=True)
+        found |= zip(rows["instrument"].to_pylist()[::-1], dates[::-1], strict=True)
         if stop == until:
             break
     return max(found.values(), default=end)

@@ -28,6 +28,7 @@ from qdag.errors import MissingDataError, StoreError, UnknownNameError, unknown
 from qdag.schema import TableSpec
 from qdag.settings import NAME_PATTERN
 from qdag.store import log, writing
+from qdag.store.arrow import ascends, days, plain_type, with_plain_types
 from qdag.store.files import write_text
 from qdag.store.log import LOG, StoredFile
 from qdag.store.threads import map_threads
@@ -39,7 +40,6 @@ from qdag.store.writing import (
     check_schema,
     in_order,
     month_of,
-    plain,
 )
 
 if TYPE_CHECKING:
@@ -550,7 +550,7 @@ class TableStore:
                         f"column {field.name!r} of table {spec.name!r} is new and may not be null, but stored rows "
                         f"have no value for it; make it nullable or delete the table and compute it again"
                     )
-                if have is not None and plain(have.type) != field.type:
+                if have is not None and plain_type(have.type) != field.type:
                     raise StoreError(
                         f"column {field.name!r} of table {spec.name!r} is stored as {have.type} but declared "
                         f"{field.type}; give the column a new name or delete the table and compute it again"
@@ -673,8 +673,8 @@ class TableStore:
         def ordered(some: Sequence[str]) -> pa.Table:
             fragments = [fragment for month in some for fragment in months[month]]
             files = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-            part = _with_types(files.to_table([*wanted, *extra], condition, fragment_scan_options=_whole_pages()))
-            return part if _in_order(part, keys) else part.sort_by([(k, "ascending") for k in keys])
+            part = with_plain_types(files.to_table([*wanted, *extra], condition, fragment_scan_options=_whole_pages()))
+            return part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
         step, every = max(1, COLUMN_MONTHS // len([*wanted, *extra])), sorted(months)
         found = map_threads(ordered, [every[at : at + step] for at in range(0, len(every), step)])
@@ -685,7 +685,7 @@ class TableStore:
         except (OSError, pa.ArrowInvalid) as error:
             raise _unreadable(name, error) from error
         if not parts:
-            parts = [_with_types(dataset.schema.empty_table().select([*wanted, *extra]))]
+            parts = [with_plain_types(dataset.schema.empty_table().select([*wanted, *extra]))]
         rows = pa.concat_tables(parts)
         return rows.select(wanted).replace_schema_metadata(None)
 
@@ -776,18 +776,17 @@ class TableStore:
         if files.num_rows == 0:
             return np.array([], "datetime64[D]")
         files = files.filter(pc.equal(files["partition.universe"], universe))
-        days = [np.array([], "datetime64[D]")]
-        low, high = _dates(files["min.date"]), _dates(files["max.date"])
+        low, high = days(files["min.date"]), days(files["max.date"])
         single = (low == high) & ~np.isnat(low)
-        days.append(low[single])
+        found = [low[single]]
         if not single.all():
             dataset, condition = self._scan(name, table, universe, None, None)
             months = pc.unique(files["partition.month"].filter(pa.array(~single)))
             import pyarrow.dataset as pads
 
             dates = dataset.to_table(columns=["date"], filter=condition & pads.field("month").isin(months))
-            days.append(_dates(pc.unique(dates["date"])))
-        return np.unique(np.concatenate(days))
+            found.append(days(pc.unique(dates["date"])))
+        return np.unique(np.concatenate(found))
 
     def count(self, name: str, universe: str, start: date | None = None, end: date | None = None) -> int:
         """Number of stored rows with ``start <= date <= end``; None is open."""
@@ -1111,29 +1110,11 @@ def _stored_rows(name: str, folder: "FileSystem", path: str, columns: Sequence[s
     chosen = None if columns is None else list(columns)
     try:
         with folder.open_input_file(path) as file:
-            return _with_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
+            return with_plain_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
     except FileNotFoundError:
         raise _LostFile(path) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(name, error) from error
-
-
-def _in_order(table: pa.Table, keys: Sequence[str]) -> bool:
-    """Whether rows ascend by the keys: a comparison of neighbours costs a tenth of sorting."""
-    above = np.zeros(max(table.num_rows - 1, 0), bool)
-    for key in keys:
-        here, following = table[key].slice(0, len(above)), table[key].slice(1)
-        if np.any(~above & pc.greater(here, following).to_numpy()):
-            return False
-        above |= pc.less(here, following).to_numpy()
-        if above.all():
-            break
-    return True
-
-
-def _with_types(table: pa.Table) -> pa.Table:
-    fields = [pa.field(f.name, plain(f.type)) for f in table.schema]
-    return table.cast(pa.schema(fields)) if any(f.type != plain(f.type) for f in table.schema) else table
 
 
 def _columns(table: "DeltaTable") -> list[str]:
@@ -1243,7 +1224,3 @@ def _day(day: date) -> date:
     if not isinstance(day, date):
         raise StoreError(f"{day!r} is no date; give a datetime.date")
     return day
-
-
-def _dates(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return values.to_numpy(zero_copy_only=False).astype("datetime64[D]") if len(values) else np.array([], "M8[D]")

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from qdag.errors import StoreError
 from qdag.schema import TableSpec
+from qdag.store.arrow import compact_columns, compact_copy, days, plain_type, row_codes
 from qdag.store.files import make_folder, sync
 
 if TYPE_CHECKING:
@@ -217,8 +218,7 @@ class Writing:
                 self._flush(pool, self._bytes.most_common(1)[0][0])
 
     def _months(self, batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-        days = batch.column("date").to_numpy(zero_copy_only=False).astype("M8[D]")
-        months = days.astype("M8[Y]" if self.spec.yearly else "M8[M]")
+        months = days(batch.column("date")).astype("M8[Y]" if self.spec.yearly else "M8[M]")
         batch = batch.select(self.schema.names)
         if np.all(months[1:] >= months[:-1]):
             edges = [0, *(np.flatnonzero(months[1:] != months[:-1]) + 1).tolist(), len(months)]
@@ -257,10 +257,10 @@ class Writing:
         held: list[pa.Table] = []
         size, last, forgotten, returned = 0, date.min, date.min, False
         for batch in batches:
-            days = pc.min_max(batch.column("date"))
-            returned |= days["min"].as_py() < forgotten
-            last = max(last, days["max"].as_py())
-            held.append(compact_keys(batch, self.spec.keys))
+            ends = pc.min_max(batch.column("date"))
+            returned |= ends["min"].as_py() < forgotten
+            last = max(last, ends["max"].as_py())
+            held.append(compact_columns(batch, self.spec.keys))
             size += batch.num_rows
             if size > CHECK_ROWS:
                 _refuse_twins(held, self.spec)
@@ -280,7 +280,7 @@ class Writing:
                 if file.month == month:
                     with self.made.folder.open_input_file(file.path) as stored:
                         rows = pq.read_table(stored, columns=keys)
-                    held += [pa.table({key: _own(rows[key].combine_chunks()) for key in keys})]
+                    held += [pa.table({key: compact_copy(rows[key].combine_chunks()) for key in keys})]
             _refuse_twins(held, self.spec)
 
     def _checked(self, source: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -330,7 +330,7 @@ class Writing:
 
 
 def _refuse_twins(keys: Sequence[pa.Table], spec: TableSpec) -> None:
-    codes = _codes(keys)
+    codes = row_codes(keys)
     order = np.sort(codes)
     if np.any(same := order[1:] == order[:-1]):
         twice = np.flatnonzero(codes == order[1:][same][0])
@@ -339,33 +339,6 @@ def _refuse_twins(keys: Sequence[pa.Table], spec: TableSpec) -> None:
             f"table {spec.name!r} would get {int(same.sum())} rows with a key that is already in the write, first "
             f"{_show(row)}; keep one row per {', '.join(spec.keys)}"
         )
-
-
-def twins(keys: Sequence[pa.Table]) -> np.ndarray:
-    """Which rows have a key that another one has: bool (N,), over all tables in their order."""
-    codes = _codes(keys)
-    order = np.sort(codes)
-    return np.isin(codes, order[1:][order[1:] == order[:-1]])
-
-
-def _codes(keys: Sequence[pa.Table]) -> np.ndarray:
-    """A number for each key, int64 (N,); equal keys have the same."""
-    if not keys:
-        return np.zeros(0, np.int64)
-    table = pa.concat_tables(keys).unify_dictionaries().combine_chunks()
-    code = np.zeros(table.num_rows, np.int64)
-    for name in table.column_names:
-        values = table[name] if pa.types.is_dictionary(table[name].type) else pc.dictionary_encode(table[name])
-        values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        # ranks of what came before keep the code below rows x values: no overflow whatever the number of keys
-        code = np.unique(code, return_inverse=True)[1] if code.max(initial=0) > 1 << 31 else code
-        code = code * max(len(values.dictionary), 1) + values.indices.to_numpy()
-    return code
-
-
-def compact_keys(batch: pa.RecordBatch, keys: Iterable[str]) -> pa.Table:
-    """Key columns of a batch, texts encoded, without what the batch holds besides."""
-    return pa.table({key: _own(batch.column(key)) for key in keys})
 
 
 def in_order(table: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -389,24 +362,10 @@ def check_schema(spec: TableSpec, schema: pa.Schema) -> None:
         problems += [
             f"column {f.name!r} is {schema.field(f.name).type} instead of {f.type}"
             for f in declared
-            if f.name in names and plain(schema.field(f.name).type) != f.type
+            if f.name in names and plain_type(schema.field(f.name).type) != f.type
         ]
     if problems:
         raise StoreError(f"data does not fit table {spec.name!r}: {'; '.join(problems)}; fit it to the table's schema")
-
-
-def plain(dtype: pa.DataType) -> pa.DataType:
-    """The same values' simplest type: how strings are encoded in memory is no property of a table."""
-    if pa.types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
-        return pa.string()
-    return dtype
-
-
-def _own(values: pa.Array) -> pa.Array:
-    """The values, encoded where they are texts, without what their batch holds besides."""
-    return values.dictionary_encode() if pa.types.is_string(values.type) else pa.concat_arrays([values, values[:0]])
 
 
 def _show(row: Mapping[str, Any]) -> str:
