@@ -17,7 +17,7 @@ from qdag.refresh import survey
 from qdag.settings import RetentionSettings, Settings, load_settings
 from qdag.stages import Platform
 from qdag.store.integrity import verify
-from qdag.store.tables import TableStore
+from qdag.store.tables import commit as commits
 
 TOML = """
 home = "home"
@@ -248,7 +248,7 @@ class Died(BaseException):
 def test_a_repair_that_dies_loses_nothing(folder, platform, monkeypatch, table):
     """Before any of its commits: what is not right yet is damage, which the next repair finds, and stays told."""
     before, start = contents(platform), contents_of(folder / "home")
-    commit, allowed, done = TableStore._commit, 0, False
+    commit, allowed, done = commits._publish, 0, False
 
     def dying(*arguments):
         nonlocal left
@@ -264,7 +264,7 @@ def test_a_repair_that_dies_loses_nothing(folder, platform, monkeypatch, table):
         _flip(file)
         left = allowed
         with monkeypatch.context() as patch:
-            patch.setattr(TableStore, "_commit", dying)
+            patch.setattr(commits, "_publish", dying)
             try:
                 maintenance.repair(platform, verify(platform.store, table).damage)
                 done = True

@@ -65,7 +65,7 @@ ONLY_IN = {
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
     "apprise": ("alerts.py",),
-    "tenacity": ("sources/fetch.py",),
+    "tenacity": ("sources/fetch.py", "store/tables/conflicts.py"),
     "yfinance": ("sources/yahoo_source.py",),
     "akshare": ("sources/akshare_source.py",),
     "baostock": ("sources/baostock_source.py",),

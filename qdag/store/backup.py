@@ -19,7 +19,9 @@ from qdag.errors import MissingDataError, StoreError, unknown
 from qdag.store.backup_target import BackupTarget
 from qdag.store.files import replacing
 from qdag.store.integrity import Damage
-from qdag.store.tables import LOG, TableStore, digest, write_checksums
+from qdag.store.tables import TableStore
+from qdag.store.tables.checksums import digest, write_checksums
+from qdag.store.tables.log import LOG
 
 LOOKS = 1000
 """Most looks for a moment at which nobody writes; below a folder one takes less than a millisecond a table."""

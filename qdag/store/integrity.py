@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import qdag.store.tables.log as log
 from qdag.errors import StoreError
-from qdag.store import log
 from qdag.store.arrow import compact_columns, twins
-from qdag.store.tables import CHECKSUMS, TableStore, digest, read_checksums
-from qdag.store.writing import PARTITIONS
+from qdag.store.tables import TableStore
+from qdag.store.tables.checksums import CHECKSUMS, digest, read_checksums
+from qdag.store.tables.write import PARTITIONS
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

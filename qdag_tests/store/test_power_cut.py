@@ -15,10 +15,11 @@ import pytest
 
 from qdag.errors import StoreError
 from qdag.schema import feature_table
-from qdag.store import log, tables
 from qdag.store.files import write_text
 from qdag.store.integrity import verify
-from qdag.store.tables import TableStore
+from qdag.store.tables import TableStore, log
+from qdag.store.tables.checksums import CHECKSUMS
+from qdag.store.tables.upkeep import DAMAGED
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
 WIDER = feature_table("demo", [("x", "a feature"), ("y", "another")], "for tests")
@@ -259,7 +260,7 @@ def test_the_broken_end_of_a_log_is_refused_told_and_dropped(store, damage):
     assert not verify(found, "demo").damage
     assert write(found, 0, 0, 7.0) == newest - 2
     # what was dropped is kept aside
-    kept = sorted(p.name[:20] for p in (found.folder("demo") / tables.DAMAGED / log.LOG).iterdir())
+    kept = sorted(p.name[:20] for p in (found.folder("demo") / DAMAGED / log.LOG).iterdir())
     assert kept == [f"{v:020d}" for v in (newest - 2, newest - 1, newest)]
 
 
@@ -296,7 +297,7 @@ def test_torn_checksums_are_told_and_made_anew(store):
     version = store.version("demo")
     path = store.files("demo")["path"][0].as_py()
     store.record("demo", version, {path: store.checksums("demo")[path]})
-    torn = store.folder("demo") / tables.CHECKSUMS / f"{version:020d}.json"
+    torn = store.folder("demo") / CHECKSUMS / f"{version:020d}.json"
     emptied(torn)
     (one,) = verify(store, "demo").damage
     assert (one.file, one.newest) == (f"_checksums/{torn.name}", False)

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from qdag.errors import MissingDataError, StoreError, UnknownNameError
 from qdag.schema import FACTOR_METRICS, QUARANTINE, feature_table
-from qdag.store.tables import MERGED_FILES, TableStore
-from qdag.store.writing import DataFiles
+from qdag.store.tables import TableStore
+from qdag.store.tables.merge import MERGED_FILES
+from qdag.store.tables.write import DataFiles
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
 DAY = date(2020, 1, 30)

@@ -15,8 +15,8 @@ import pytest
 
 from qdag.errors import StoreError, UnknownNameError
 from qdag.schema import DATE, INSTRUMENT, UNIVERSE, Column, TableSpec, feature_table
-from qdag.store import writing
 from qdag.store.tables import TableStore
+from qdag.store.tables import write as writing
 from qdag.store.threads import map_threads
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from qdag import __version__
 from qdag.errors import StoreError
 from qdag.store.files import create, drop_parts, make_folder, replacing, sync
-from qdag.store.writing import DataFile
+from qdag.store.tables.write import DataFile
 
 LOG, HINT = "_delta_log", "_last_checkpoint"
 _COMMIT, _CHECKPOINT = re.compile(r"(\d{20})\.json"), re.compile(r"(\d{20})\.checkpoint.*\.parquet")
