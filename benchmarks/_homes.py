@@ -367,7 +367,7 @@ def months(platform: Any, universe: str) -> Iterator[tuple[date, date]]:
 def provider_digests(provider: Path) -> Sessions:
     """Digest of what a Qlib directory holds of each session of its calendar; none where it has no calendar."""
     from qdag.errors import MissingDataError
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     try:
         panel = read_provider_panel(provider)

@@ -18,7 +18,7 @@ MODULES = (
     "qdag.refresh",
     "qdag.maintenance",
     "qdag.landing",
-    "qdag.store.qlib_bin",
+    "qdag.store.qlib.writer",
     "qdag.store.backup",
     "qdag.store.deliveries",
     "qdag.sources.files",

@@ -55,7 +55,7 @@ KINDS = ("append", "correction", "append with listing", "undone correction", "ba
 APPENDS = ("append", "append with listing")
 ANEW = ("first build", "rebuild")
 PRELOAD = ["deltalake", "pyarrow.dataset", "exchange_calendars", "pandas", "talib", "qdag.refresh",
-           "qdag.features.indicators", "qdag.factors.metrics", "qdag.store.qlib_bin", "qdag.sources.files",
+           "qdag.features.indicators", "qdag.factors.metrics", "qdag.store.qlib.writer", "qdag.sources.files",
            "qdag.store.deliveries"]  # fmt: skip
 
 
@@ -179,7 +179,8 @@ def work(job: Job, told: Connection) -> None:
     """Do the job, saying which phase begins."""
     from qdag.refresh import survey
     from qdag.stages import Platform, asset_names
-    from qdag.store import qlib_bin, tables
+    from qdag.store import tables
+    from qdag.store.qlib import made, writer
 
     phases = ["plan"]
 
@@ -205,12 +206,8 @@ def work(job: Job, told: Connection) -> None:
 
         return run
 
-    made = qlib_bin._Work
-    made.build, made.extend, made.put_in_place = (  # type: ignore[method-assign]
-        marked("bins: files", made.build),
-        marked("bins: files", made.extend),
-        marked("bins: publication", made.put_in_place),
-    )
+    made.Files.make = marked("bins: files", made.Files.make)  # type: ignore[method-assign]
+    writer.publish = marked("bins: publication", writer.publish)
     settings = settings_of(job)
     platform = Platform(settings, Store(settings.tables))
     told.send("plan")
@@ -322,7 +319,7 @@ class Snapshot:
 def snapshot(platform: Any) -> Snapshot:
     from qdag.errors import MissingDataError
     from qdag.store.digests import session_digests
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     tables, versions = {}, {}
     for name in TABLES:

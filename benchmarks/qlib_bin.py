@@ -118,7 +118,7 @@ def export(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     opened, _ = platform(home, instruments, sessions)
     panel = read_provider_panel(opened.settings.provider("market"))

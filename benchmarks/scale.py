@@ -17,7 +17,7 @@ from benchmarks.alpha158 import synthetic_panel
 from qdag.engine import Panel
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform, StageResult, feature_stage
-from qdag.store.qlib_bin import QlibBinWriter
+from qdag.store.qlib.writer import QlibBinWriter
 
 START = date(2000, 1, 3)
 YEAR = 252

@@ -212,7 +212,7 @@ def failed_instruments(
         total = stored + len(failed - {name for name, _ in present})
         why = _reasons(platform, universe, start, end, failed) if failed else ""
     else:
-        from qdag.store.qlib_bin import read_instruments
+        from qdag.store.qlib.reader import read_instruments
 
         stored_days = store.sessions("raw_ohlcv", universe) if store.exists("raw_ohlcv") else np.array([], "M8[D]")
         stored_days = stored_days[(stored_days >= np.datetime64(start)) & (stored_days <= np.datetime64(end))]

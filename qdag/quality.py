@@ -1692,7 +1692,8 @@ def _long_frames(table: str, scope: Scope) -> Frames:
 
 def _bin_frames(scope: Scope) -> Frames:
     from qdag.store.panels import ENGINE_FIELDS, read_panels
-    from qdag.store.qlib_bin import read_calendar, read_instruments, read_provider_panel, verify_provider
+    from qdag.store.qlib.reader import read_calendar, read_instruments, read_provider_panel
+    from qdag.store.qlib.verify import verify_provider
 
     window = scope.sessions()
     provider = scope.settings.provider(scope.universe)
@@ -1733,7 +1734,7 @@ def _bin_frames(scope: Scope) -> Frames:
 
 def _pool_frames(scope: Scope, calendar: np.ndarray) -> Frames:
     """The instruments files of the configured pools: there or not, their spans, and members by session."""
-    from qdag.store.pools import published_days, read_pool
+    from qdag.store.qlib.reader import published_days, read_pool
 
     provider = scope.settings.provider(scope.universe)
     days = published_days(provider)
@@ -1780,7 +1781,7 @@ def _unadjusted(raw: pa.Table, bins: "Panel", names: Sequence[str], window: np.n
 
 def _pool_prices(scope: Scope, raw: pa.Table, window: np.ndarray) -> pd.DataFrame:
     """Per pool and session: members, and how many of them have a close."""
-    from qdag.store.pools import read_pool
+    from qdag.store.qlib.reader import read_pool
 
     codes, names = _coded(raw)
     days = _row_days(raw)

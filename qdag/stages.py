@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from qdag.sources.base import Delivery
     from qdag.sources.membership import Industries, Membership
-    from qdag.store.qlib_bin import Verification
+    from qdag.store.qlib.verify import Verification
     from qdag.universes import Pool
 
 Report = Callable[[str, int, int, int], None]
@@ -891,7 +891,8 @@ def qlib_bin(platform: Platform, universe: str, start: date, end: date) -> Stage
     a provider's calendar has no gaps. So are published ones after the window as far as its prices reach into them
     (``change`` looks back to the last traded close).
     """
-    from qdag.store.qlib_bin import QlibBinWriter, read_calendar, read_instruments
+    from qdag.store.qlib.reader import read_calendar, read_instruments
+    from qdag.store.qlib.writer import QlibBinWriter
 
     spec = platform.settings.universe(universe)
     provider = platform.settings.provider(universe)
@@ -964,8 +965,8 @@ def verify_bins(
     MissingDataError
         One of the two does not exist.
     """
-    from qdag.store.pools import published_days
-    from qdag.store.qlib_bin import read_calendar, verify_provider
+    from qdag.store.qlib.reader import published_days, read_calendar
+    from qdag.store.qlib.verify import verify_provider
 
     provider = platform.settings.provider(universe)
     calendar = platform.calendar(universe)
@@ -1053,7 +1054,7 @@ def _panel(
 
     Returns the panel and the position in it where the asked sessions begin.
     """
-    from qdag.store.qlib_bin import read_calendar, read_provider_panel
+    from qdag.store.qlib.reader import read_calendar, read_provider_panel
 
     provider = platform.settings.provider(universe)
     stored = read_calendar(provider, missing_ok=True)
@@ -1104,7 +1105,7 @@ def expression_features(table: str, platform: Platform, universe: str, start: da
     sessions = window_sessions(platform, universe, start, end)
     result = _expressions(platform, spec, universe, sessions, expressions)
     if len(sessions) and INDUSTRY in plan(expressions).fields:
-        from qdag.store.pools import published_days
+        from qdag.store.qlib.reader import published_days
 
         names = published_days(platform.settings.provider(universe))
         without = industries_of(platform, universe, tuple(names)).unknown
@@ -1116,7 +1117,7 @@ def expression_features(table: str, platform: Platform, universe: str, start: da
 def technical_indicators(platform: Platform, universe: str, start: date, end: date) -> StageResult:
     """Compute the indicators, reading the past that defines them."""
     from qdag.features.indicators import FIELDS, WARMUP, compute_indicators, reach_back
-    from qdag.store.pools import published_days
+    from qdag.store.qlib.reader import published_days
 
     spec = _spec(platform.settings, "technical_indicators")
     sessions = window_sessions(platform, universe, start, end)
@@ -1343,8 +1344,7 @@ def factor_metrics(platform: Platform, universe: str, start: date, end: date) ->
 
 def _written_pools(platform: Platform, universe: str) -> "list[Pool]":
     """The configured pools as qlib_bin has written them."""
-    from qdag.store.pools import published_days, read_pool
-    from qdag.store.qlib_bin import read_calendar
+    from qdag.store.qlib.reader import published_days, read_calendar, read_pool
 
     provider = platform.settings.provider(universe)
     names = list(platform.settings.universe(universe).pools)
@@ -1457,7 +1457,7 @@ def predictions(platform: Platform, universe: str, start: date, end: date) -> St
 def stored_sessions(platform: Platform, table: str, universe: str) -> np.ndarray:
     """Sessions that a table, the Qlib directory or the registered models hold for a universe."""
     if table == "qlib_bin":
-        from qdag.store.qlib_bin import read_calendar
+        from qdag.store.qlib.reader import read_calendar
 
         return read_calendar(platform.settings.provider(universe), missing_ok=True)
     if table == "trained_model":
@@ -1548,8 +1548,7 @@ def pool_report(platform: Platform, universe: str, day: date | None = None) -> P
     """
     import pandas as pd
 
-    from qdag.store.pools import published_days, read_pool
-    from qdag.store.qlib_bin import read_calendar
+    from qdag.store.qlib.reader import published_days, read_calendar, read_pool
     from qdag.universes import all_pool
 
     provider = platform.settings.provider(universe)

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from qdag import stages
 from qdag.errors import MissingDataError, PanelError, SessionError, SourceError
 from qdag.factors import factor_metrics, iter_factor_metrics
-from qdag.provider import qlib_symbol
 from qdag.quality import Scope, frames, rules_for, violations
 from qdag.settings import Settings, UniverseSettings
 from qdag.sources.membership import pools_of
 from qdag.stages import Platform
 from qdag.store.panels import table_matrix
-from qdag.store.pools import published_days, read_pool
-from qdag.store.qlib_bin import read_provider_panel
+from qdag.store.qlib.layout import qlib_symbol
+from qdag.store.qlib.reader import published_days, read_pool, read_provider_panel
 from qdag.universes import Pool, Span, all_pool, top_pool
 from qdag.universes import read_pool as read_pool_file
 

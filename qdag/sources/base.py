@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qdag.provider import folder_name
 from qdag.schema import FINDINGS, QUARANTINE, RAW_OHLCV
 from qdag.sources.actions import Adjustment, Noticed, factors, ticker_reuse
 from qdag.sources.spill import Parts, Shelf
+from qdag.store.qlib.layout import folder_name
 
 PRICES = ("open", "high", "low", "close")
 EVENTS = ("split", "dividend", "pre_close", "adjusted_close", "factor")

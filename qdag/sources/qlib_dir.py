@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from qdag.errors import SourceError, unknown
-from qdag.provider import SUFFIX, folder_name, parse_bin, read_days, read_spans
 from qdag.settings import QlibSource, UniverseSettings
 from qdag.sources.actions import without_factor
 from qdag.sources.base import PRICES, Cleaner, Delivery, RawRows
 from qdag.sources.profiles import plain_symbol
+from qdag.store.qlib.layout import SUFFIX, folder_name, parse_bin, read_days, read_spans
 
 NEEDED = (*PRICES, "volume")
 OPTIONAL = ("factor", "amount", "vwap")

@@ -8,7 +8,7 @@ from qdag.errors import SourceError, UnknownNameError
 from qdag.sessions import calendar_for
 from qdag.settings import QlibSource, SyntheticSource, UniverseSettings
 from qdag.sources import open_source
-from qdag.store.qlib_bin import QlibBinWriter
+from qdag.store.qlib.writer import QlibBinWriter
 
 DAYS = ["2024-03-04", "2024-03-05", "2024-03-06", "2024-03-07", "2024-03-08"]
 NAN = np.nan

@@ -116,7 +116,7 @@ start = date(2019, 8, 1)
 job = Job(Path(home), Path(folder), start, date.fromisoformat(last), start, True, (1, 5))
 platform = stages.Platform.open(settings_of(job))
 platform.store.version("raw_ohlcv")
-import qdag.store.qlib_bin
+import qdag.store.qlib.writer
 print("ready", flush=True)
 sys.stdin.readline()
 for day in days:

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import MissingDataError, StoreError, UnknownNameError
-from qdag.provider import MISSING_WORDS, instrument_of, qlib_symbol
-from qdag.store import qlib_bin
 from qdag.store.panels import ENGINE_FIELDS
-from qdag.store.qlib_bin import QlibBinWriter, read_provider_panel, verify_provider
+from qdag.store.qlib import files as contents
+from qdag.store.qlib import made
+from qdag.store.qlib import writer as writing
+from qdag.store.qlib.layout import MISSING_WORDS, instrument_of, qlib_symbol
+from qdag.store.qlib.reader import read_calendar, read_pool, read_provider_panel
+from qdag.store.qlib.verify import verify_provider
+from qdag.store.qlib.writer import QlibBinWriter
 from qdag.universes import Pool, Span
 
 SESSIONS = np.array(["2020-01-30", "2020-01-31", "2020-02-03", "2020-02-04", "2020-02-05", "2020-02-06"], "M8[D]")
@@ -124,7 +128,8 @@ def test_a_rerun_repairs_any_crash(tmp_path, monkeypatch, survived):
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(qlib_bin, "_write_all", crashing(qlib_bin._write_all))
+        patch.setattr(made, "write_all", crashing(made.write_all))
+        patch.setattr(contents, "write_all", crashing(contents.write_all))
         patch.setattr(Path, "replace", crashing(Path.replace))
         try:
             writer.write(whole.window(4, 6), SESSIONS)
@@ -443,8 +448,8 @@ def test_a_rebuild_survives_any_crash(tmp_path, monkeypatch, survived):
 
     crashed = False
     with monkeypatch.context() as patch:
-        patch.setattr(qlib_bin, "_create", crashing(qlib_bin._create))
-        patch.setattr(qlib_bin, "_flush", crashing(qlib_bin._flush))
+        patch.setattr(made, "create", crashing(made.create))
+        patch.setattr(writing, "flush", crashing(writing.flush))
         patch.setattr(Path, "replace", crashing(Path.replace))
         patch.setattr(Path, "unlink", crashing(Path.unlink))
         try:
@@ -461,7 +466,7 @@ def test_a_rebuild_survives_any_crash(tmp_path, monkeypatch, survived):
             for name in ENGINE_FIELDS:
                 np.testing.assert_array_equal(seen[name], want[name])
     # the next increment may be the first write after the crash
-    begin = len(qlib_bin.read_calendar(provider, missing_ok=True))
+    begin = len(read_calendar(provider, missing_ok=True))
     if begin < 6:
         writer.write(new.window(min(begin, 3), 6), SESSIONS)
     writer.write(new, SESSIONS)
@@ -489,3 +494,21 @@ def test_lost_values_are_not_written_on(tmp_path):
     writer.write(whole.window(5, 6), SESSIONS)
     low = read_provider_panel(tmp_path / "p")["low"]
     np.testing.assert_array_equal(low, np.where(np.arange(6) == 5, whole["low"], np.nan))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("A\t2020-01-30", r"top.txt, line 2: 'A\\t2020-01-30' is no instrument with a first and a last day"),
+        ("A\t2020-01-30\t2020-13-01", r"top.txt, line 2: .* is no instrument with"),
+        ("A\t2020-02-03\t2020-01-30", r"top.txt: 'A' is listed from 2020-02-03 to 2020-01-30"),
+    ],
+)
+def test_a_damaged_pool_file_is_told_by_its_line(tmp_path, line, told):
+    QlibBinWriter(tmp_path).write(panel([[1.0] * 6], ["A"]), SESSIONS)
+    file = tmp_path / "instruments" / "top.txt"
+    file.write_text("NA_\t2020-01-30\t2020-02-06\n")
+    assert read_pool(tmp_path, "top") == Pool("top", (Span("NA", SESSIONS[0].item(), SESSIONS[5].item()),))
+    file.write_text(f"{file.read_text()}{line}\n")
+    with pytest.raises(StoreError, match=f"{told}.*materialize qlib_bin again"):
+        read_pool(tmp_path, "top")

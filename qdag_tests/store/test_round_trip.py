@@ -13,7 +13,10 @@ from qdag import stages
 from qdag.schema import RAW_OHLCV
 from qdag.settings import FilePool, Settings, SyntheticSource, UniverseSettings
 from qdag.store.panels import ENGINE_FIELDS, read_panel, read_panels
-from qdag.store.qlib_bin import QlibBinWriter, qlib_symbol, read_provider_panel, verify_provider
+from qdag.store.qlib.layout import qlib_symbol
+from qdag.store.qlib.reader import read_provider_panel
+from qdag.store.qlib.verify import verify_provider
+from qdag.store.qlib.writer import QlibBinWriter
 from qdag.store.tables import TableStore
 from qdag.universes import Pool, Span
 

@@ -1,15 +1,18 @@
 """The layout of a Qlib provider directory of daily data: how things are named in it, and what its files hold.
 
-Writing one belongs to ``qdag.store``, taking data from a foreign one to ``qdag.sources``; both read it as told here.
+Writing one belongs to the modules beside this one, taking data from a foreign one to ``qdag.sources``; both read it as
+told here.
 A file that does not hold what it should is a ValueError: what is to be done about it depends on whose directory it is.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 SUFFIX = ".day.bin"
+"""Of a data file; before it stands the field in lower case."""
 # what Qlib's pandas.read_csv of the instruments file takes for a missing value (its default list)
 MISSING_WORDS = frozenset(
     [
@@ -63,26 +66,31 @@ def read_days(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is no list of dates ({error})") from None
 
 
-def read_spans(path: Path) -> dict[str, tuple[np.datetime64, np.datetime64]]:
-    """First and last day of each instrument of an instruments file; several spans of one instrument count as one.
+def read_lines(path: Path) -> Iterator[tuple[str, np.datetime64, np.datetime64]]:
+    """Instrument, first and last day of each line of an instruments file, in order.
 
     ValueError where a line is none of a name, a first and a last day.
     """
-    spans: dict[str, tuple[np.datetime64, np.datetime64]] = {}
-    first: np.datetime64
-    last: np.datetime64
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line:
             continue
         try:
             symbol, start, end = line.split("\t")[:3]
-            first, last = np.datetime64(start, "D"), np.datetime64(end, "D")
+            span = np.datetime64(start, "D"), np.datetime64(end, "D")
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line!r} is no instrument with a first and a last day") from None
-        name = instrument_of(symbol)
-        if name in spans:
-            first, last = min(first, spans[name][0]), max(last, spans[name][1])
-        spans[name] = first, last
+        yield instrument_of(symbol), *span
+
+
+def read_spans(path: Path) -> dict[str, tuple[np.datetime64, np.datetime64]]:
+    """First and last day of each instrument of an instruments file; several spans of one instrument count as one.
+
+    ValueError as of :func:`read_lines`.
+    """
+    spans: dict[str, tuple[np.datetime64, np.datetime64]] = {}
+    for name, first, last in read_lines(path):
+        known = spans.get(name, (first, last))
+        spans[name] = min(first, known[0]), max(last, known[1])
     return spans
 
 
