@@ -1691,7 +1691,8 @@ def _long_frames(table: str, scope: Scope) -> Frames:
 
 
 def _bin_frames(scope: Scope) -> Frames:
-    from qdag.store.panels import ENGINE_FIELDS, read_panels
+    from qdag.schema import ENGINE_FIELDS
+    from qdag.store.bars import read_panels
     from qdag.store.qlib.reader import read_calendar, read_instruments, read_provider_panel
     from qdag.store.qlib.verify import verify_provider
 
@@ -1763,7 +1764,7 @@ def _pool_frames(scope: Scope, calendar: np.ndarray) -> Frames:
 
 def _unadjusted(raw: pa.Table, bins: "Panel", names: Sequence[str], window: np.ndarray) -> pd.DataFrame:
     """Per instrument and field, how far Qlib's value and factor are from the raw value, relative to it at most."""
-    from qdag.store.panels import table_matrix
+    from qdag.store.matrices import table_matrix
 
     stored = table_matrix(raw, RAW_IN_BINS, names, window)
     found = np.isin(bins.sessions, window)

@@ -29,9 +29,10 @@ from qdag.lineage import Definition, Lineage, Reads, forget, reconcile, record
 from qdag.schema import ENGINE_FIELDS, INDUSTRY
 from qdag.sessions import SessionCalendar, calendar_for
 from qdag.settings import Settings, TopPool, UniverseSettings, WebSource
+from qdag.store.bars import change_reach, read_panels
 from qdag.store.digests import Differences, differences
 from qdag.store.files import write_text
-from qdag.store.panels import change_reach, panel_batches, read_panels, table_matrix
+from qdag.store.matrices import panel_batches, table_matrix
 from qdag.store.tables import TableStore
 from qdag.store.threads import prefetch
 from qdag.text import markdown_cell

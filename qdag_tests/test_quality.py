@@ -375,7 +375,7 @@ def test_empty_and_reversed_windows(scope: Scope) -> None:
 
 
 def test_bins_are_compared_with_the_table(scope: Scope) -> None:
-    from qdag.store.panels import read_panel
+    from qdag.store.bars import read_panel
     from qdag.store.qlib.writer import QlibBinWriter
 
     frame = bars(scope.sessions())

@@ -17,7 +17,7 @@ from qdag.quality import Scope, frames, rules_for, violations
 from qdag.settings import Settings, UniverseSettings
 from qdag.sources.membership import pools_of
 from qdag.stages import Platform
-from qdag.store.panels import table_matrix
+from qdag.store.matrices import table_matrix
 from qdag.store.qlib.layout import qlib_symbol
 from qdag.store.qlib.reader import published_days, read_pool, read_provider_panel
 from qdag.universes import Pool, Span, all_pool, top_pool

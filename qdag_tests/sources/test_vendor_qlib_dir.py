@@ -137,7 +137,7 @@ def test_a_name_that_is_a_path_is_not_followed(tmp_path):
 
 def test_what_the_writer_wrote_comes_back(tmp_path):
     """Round trip: raw bars -> provider directory -> raw bars, to 32-bit accuracy."""
-    from qdag.store.panels import read_panel
+    from qdag.store.bars import read_panel
     from qdag.store.tables import TableStore
 
     settings = UniverseSettings(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import MissingDataError, StoreError, UnknownNameError
-from qdag.store.panels import ENGINE_FIELDS
+from qdag.schema import ENGINE_FIELDS
 from qdag.store.qlib import files as contents
 from qdag.store.qlib import made
 from qdag.store.qlib import writer as writing

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qdag import stages
-from qdag.schema import RAW_OHLCV
+from qdag.schema import ENGINE_FIELDS, RAW_OHLCV
 from qdag.settings import FilePool, Settings, SyntheticSource, UniverseSettings
-from qdag.store.panels import ENGINE_FIELDS, read_panel, read_panels
+from qdag.store.bars import read_panel, read_panels
 from qdag.store.qlib.layout import qlib_symbol
 from qdag.store.qlib.reader import read_provider_panel
 from qdag.store.qlib.verify import verify_provider

@@ -1,8 +1,8 @@
-"""Rows to panels and back: dense (instruments x sessions) arrays against sorted Arrow tables; no file I/O here."""
+"""Raw bars to adjusted panels: the engine's fields of raw_ohlcv, and what ``change`` looks back and ahead to."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,131 +10,20 @@ import pyarrow.compute as pc
 
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, unknown
-from qdag.schema import ENGINE_FIELDS, TableSpec
+from qdag.schema import ENGINE_FIELDS
 from qdag.store.arrow import days
+from qdag.store.matrices import each, table_matrix
 from qdag.store.tables import TableStore
-from qdag.store.threads import map_threads, prefetch
+from qdag.store.threads import prefetch
 
-T = TypeVar("T")
 RAW_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "factor", "amount")
+"""Columns of raw_ohlcv that the engine's fields are computed from."""
 CHUNK_ROWS = 1 << 18
 """Rows read at a time, about: some 300 MiB of work. More of them gain nothing."""
 CHUNK_SESSIONS = 21
 """Fewest sessions read at a time: parts of a month would have its files opened again and again."""
-# days to look back for a last close, or ahead for a next one: nearly all instruments trade within the first reach
 REACHES = (31, 366, None)
-
-
-def table_matrix(
-    table: pa.Table, columns: str | Sequence[str], instruments: Sequence[str], sessions: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Spread rows over (I, S) arrays, one per column.
-
-    Floats keep their dtype, integers become float64; cells without a row and nulls are NaN. Rows of other instruments
-    or sessions are left out. Two rows for one cell raise StoreError, a column that is not there UnknownNameError.
-    """
-    columns = [columns] if isinstance(columns, str) else list(columns)
-    for column in columns:
-        if column not in table.column_names:
-            raise unknown("column", column, table.column_names)
-    sessions = np.asarray(sessions, "datetime64[D]")
-    width = len(sessions)
-    flat, kept = _cells(table, instruments, sessions)
-    seen = np.zeros(len(instruments) * width, bool)
-    seen[flat] = True
-    if np.count_nonzero(seen) != len(flat):
-        cell = int(np.flatnonzero(np.bincount(flat, minlength=len(seen)) > 1)[0])
-        raise StoreError(
-            f"instrument {instruments[cell // width]!r} has several rows on {sessions[cell % width]}; "
-            f"a panel has one value per instrument and session, read one key at a time"
-        )
-
-    def spread(column: str) -> np.ndarray:
-        values = table[column]
-        if not pa.types.is_floating(values.type):
-            if not pa.types.is_integer(values.type):
-                raise StoreError(f"column {column!r} is {values.type}; only numbers can be spread over a panel")
-            values = values.cast(pa.float64())
-        # nulls come out of Arrow as NaN
-        array = values.to_numpy()
-        matrix = np.full(len(instruments) * width, np.nan, array.dtype)
-        matrix[flat] = array if kept is None else array[kept]
-        return matrix.reshape(len(instruments), width)
-
-    return _each(spread, {column: column for column in columns})
-
-
-def _each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
-    """The function of every item, of some at once."""
-    return dict(zip(items, map_threads(function, items.values()), strict=True))
-
-
-def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Flat position of every kept row and which rows are kept (None for all)."""
-    names = pc.index_in(table["instrument"].cast(pa.string()), value_set=pa.array(list(instruments), pa.string()))
-    rows = pc.fill_null(names, -1).to_numpy().astype(np.int64)
-    dates = days(table["date"])
-    positions = np.searchsorted(sessions, dates)
-    known = rows >= 0
-    if len(sessions):
-        known &= sessions[np.minimum(positions, len(sessions) - 1)] == dates
-    else:
-        known[:] = False
-    flat = rows * len(sessions) + positions
-    return (flat, None) if known.all() else (flat[known], known)
-
-
-def panel_batches(
-    spec: TableSpec,
-    universe: str,
-    panel: Panel,
-    columns: Mapping[str, np.ndarray],
-    batch_sessions: int = 32,
-) -> Iterator[pa.RecordBatch]:
-    """Rows of ``spec`` in the order of date and instrument, a few sessions at a time.
-
-    Only cells where ``panel.traded()`` become rows: whether a suspended instrument will trade again is not known at
-    the time. ``columns`` holds every value column of ``spec`` as an (I, S) array; NaN becomes null.
-    """
-    if spec.keys != ("universe", "date", "instrument"):
-        raise StoreError(f"table {spec.name!r} has keys {spec.keys}; only instrument tables are written from panels")
-    if set(columns) != set(spec.values):
-        missing = [c for c in spec.values if c not in columns]
-        extra = [c for c in columns if c not in spec.values]
-        raise StoreError(f"columns do not fit table {spec.name!r}: missing {missing}, extra {extra}")
-    schema = spec.arrow()
-    arrays = {}
-    for name in spec.values:
-        array = np.asarray(columns[name])
-        if array.shape != panel.shape:
-            raise StoreError(f"column {name!r} has shape {array.shape}, expected (instruments, sessions) {panel.shape}")
-        wanted = schema.field(name).type.to_pandas_dtype()
-        if array.dtype != wanted:
-            raise StoreError(f"column {name!r} has dtype {array.dtype}, table {spec.name!r} declares {wanted.__name__}")
-        arrays[name] = np.ascontiguousarray(array)
-    order = np.argsort(np.array(panel.instruments, dtype=object), kind="stable")
-    names = pa.array(list(panel.instruments), pa.string())
-    traded = panel.traded()
-    for begin in range(0, panel.shape[1], batch_sessions):
-        stop = min(begin + batch_sessions, panel.shape[1])
-        session, rank = np.nonzero(traded[order, begin:stop].T)
-        if not len(session):
-            continue
-        row, session = order[rank], session + begin
-        keys = {
-            "universe": pa.repeat(pa.scalar(universe, pa.string()), len(row)),
-            "date": pa.array(panel.sessions[session], pa.date32()),
-            "instrument": names.take(pa.array(row)),
-        }
-        cells = row * panel.shape[1] + session
-        values = {name: _nullable(array.ravel().take(cells)) for name, array in arrays.items()}
-        yield pa.record_batch([keys.get(n, values.get(n)) for n in schema.names], schema=schema)
-
-
-def _nullable(values: np.ndarray) -> pa.Array:
-    # several times faster than from_pandas=True
-    missing = np.isnan(values)
-    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
+"""Days to look back for a last close, or ahead for a next one: nearly all instruments trade within the first reach."""
 
 
 def read_panel(
@@ -147,12 +36,21 @@ def read_panel(
 ) -> Panel:
     """Adjusted engine fields (float32) of raw_ohlcv over the given sessions.
 
+    Parameters
+    ----------
+    sessions : datetime64[D], increasing: every session of the calendar in their range
+    instruments : in this order; by default those with a row, sorted
+    fields : of ``ENGINE_FIELDS``
+    version : of raw_ohlcv; None is the newest
+
     Prices are raw x factor, volume is raw / factor, amount and factor are as stored; ``change`` is the close over the
     last traded close before it, minus 1, looked up before the first session too, so it does not depend on where the
-    panel starts (NaN at the listing). A session without a row is NaN. By default the instruments are those with a row.
+    panel starts (NaN at the listing). A session without a row is NaN.
 
     Raises
     ------
+    UnknownNameError
+        A field that the engine does not have.
     StoreError
         Stored rows on a date within the range that is no given session, or rows without a factor.
     """
@@ -177,8 +75,8 @@ def read_panels(
     """``read_panel`` some sessions at a time (None: about ``CHUNK_ROWS`` rows): the same values, in memory that does
     not grow with the history.
 
-    Each panel has the instruments with a row in its own sessions (or the given ones), sorted. All are read from one
-    version of the table.
+    Each panel has the instruments with a row in its own sessions, sorted, or the given ones. All are read from one
+    version of the table. Parameters and errors are those of ``read_panel``.
     """
     sessions = np.asarray(sessions, "datetime64[D]")
     fields = _known_fields(fields)
@@ -202,12 +100,12 @@ def read_panels(
             rows = np.flatnonzero(listed)
             closes |= zip([names[i] for i in rows], adjusted["close"][rows, last[rows]].tolist(), strict=True)
         # existence comes from all fields, so every panel of the same rows has the same listings
-        empty = _each(np.isnan, {name: values for name, values in adjusted.items() if name != "change"})
+        empty = each(np.isnan, {name: values for name, values in adjusted.items() if name != "change"})
         exists = ~np.logical_and.reduce(list(empty.values()))
         any_row = exists.any(axis=1)
         first = np.where(any_row, exists.argmax(axis=1), len(chunk))
         last = np.where(any_row, len(chunk) - 1 - exists[:, ::-1].argmax(axis=1), -1)
-        arrays = _each(_float32, {name: adjusted[name] for name in fields})
+        arrays = each(_float32, {name: adjusted[name] for name in fields})
         yield Panel(names, chunk, arrays, first=first, last=last)
 
 
@@ -275,7 +173,7 @@ def _adjusted(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     # the longest first
     names = [*(["change"] if "before" in raw else []), *RAW_COLUMNS]
-    return _each(adjusted, {name: name for name in names})
+    return each(adjusted, {name: name for name in names})
 
 
 def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -289,7 +187,8 @@ def _previous(close: np.ndarray, before: np.ndarray) -> np.ndarray:
 def closes_before(
     store: TableStore, universe: str, day: np.datetime64, names: Sequence[str], version: int | None
 ) -> dict[str, float]:
-    """Adjusted close of the last traded session before ``day`` of each instrument that has one."""
+    """Adjusted close (price x factor) of the last traded session before ``day`` of each of some instruments that has
+    one."""
     found: dict[str, float] = {}
     for reach in REACHES:
         asked = [n for n in names if n not in found]
