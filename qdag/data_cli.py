@@ -122,7 +122,7 @@ def diff(
     """Rows added, changed and removed between two versions, by instrument and by column."""
     platform = _open(config)
     from qdag.maintenance import check_tables
-    from qdag.store.versions import diff as difference
+    from qdag.store.diff import diff as difference
 
     check_tables(platform, [table])
     found = difference(platform.store, table, first, second, universe, cells)

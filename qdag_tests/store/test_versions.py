@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from qdag.errors import MissingDataError, StoreError
 from qdag.schema import Column, TableSpec, feature_table
+from qdag.store.diff import diff
 from qdag.store.tables import TableStore
-from qdag.store.versions import diff, expire, kept_versions, versions
+from qdag.store.versions import expire, kept_versions, versions
 
 SPEC = feature_table("demo", [("x", "a feature"), ("y", "another")], "for tests")
 DAY = date(2020, 1, 30)
