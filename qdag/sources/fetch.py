@@ -269,7 +269,7 @@ class Cache:
 def joined(known: pa.Table, part: pa.Table, rebased: tuple[str, ...]) -> pa.Table | None:
     """The rows of ``known`` followed by those of ``part``; None where they do not tell the same about the same days.
 
-    ``part`` begins at or before the last rows of ``known``. Its rows take the place of theirs, see ``steady``: a late
+    ``part`` begins at or before the last rows of ``known``. Its rows take the place of theirs, see ``keep_stored_bits``: a late
     correction of a volume is no reason to doubt the rest, one of a price or an event is.
     """
     if known.schema.names != part.schema.names or not known.num_rows or not part.num_rows:
@@ -288,10 +288,12 @@ def joined(known: pa.Table, part: pa.Table, rebased: tuple[str, ...]) -> pa.Tabl
         scale = known[name].to_numpy()[-1] / part[name].to_numpy()[high - 1]
         at = part.schema.get_field_index(name)
         part = part.set_column(at, name, pa.array(part[name].to_numpy() * scale))
-    return pa.concat_tables([known.slice(0, low).replace_schema_metadata(None), steady(known, part)]).combine_chunks()
+    return pa.concat_tables(
+        [known.slice(0, low).replace_schema_metadata(None), keep_stored_bits(known, part)]
+    ).combine_chunks()
 
 
-def steady(known: pa.Table, table: pa.Table) -> pa.Table:
+def keep_stored_bits(known: pa.Table, table: pa.Table) -> pa.Table:
     """``table`` with the numbers of ``known`` where both tell the same: stored values keep their last bits.
 
     What is computed from 32-bit numbers differs a little after every split, and would look like a correction.
@@ -422,7 +424,7 @@ class Fetched:
             if table is None:
                 since = since if known is None else min(since, known.since)
                 table = self._ask(symbol, since, last)
-                table = table if known is None else steady(known.table, table)
+                table = table if known is None else keep_stored_bits(known.table, table)
             else:
                 since = known.since if known is not None else since
             if not table.num_rows and not (known is not None and not known.table.num_rows):
