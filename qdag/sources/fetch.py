@@ -269,8 +269,8 @@ class Cache:
 def joined(known: pa.Table, part: pa.Table, rebased: tuple[str, ...]) -> pa.Table | None:
     """The rows of ``known`` followed by those of ``part``; None where they do not tell the same about the same days.
 
-    ``part`` begins at or before the last rows of ``known``. Its rows take the place of theirs, see ``keep_stored_bits``: a late
-    correction of a volume is no reason to doubt the rest, one of a price or an event is.
+    ``part`` begins at or before the last rows of ``known``. Its rows take the place of theirs, see
+    ``keep_stored_bits``: a late correction of a volume is no reason to doubt the rest, one of a price or an event is.
     """
     if known.schema.names != part.schema.names or not known.num_rows or not part.num_rows:
         return None

@@ -24,6 +24,7 @@ from qdag.store.tables import TableStore
 DELIVERY = "delivery"
 """Under this name a commit of raw_ohlcv tells the ``fingerprint`` of the delivery that it stores."""
 NEW, CHANGED = "new", "changed"
+"""Kinds of contradictions: nothing is stored of the session, or other rows are."""
 _HARMLESS = ("ADD COLUMN", "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
 
 
@@ -102,19 +103,19 @@ def unchanged(
         or not known.since <= start <= end <= known.until
     ):
         return None
-    told = contradictions(store, universe)[0]
-    if np.any((told >= np.datetime64(start, "D")) & (told <= np.datetime64(end, "D"))):
+    contradicting = contradictions(store, universe)[0]
+    if np.any((contradicting >= np.datetime64(start, "D")) & (contradicting <= np.datetime64(end, "D"))):
         return None
     if not store.exists(RAW_OHLCV.name) or known.version > (store.version(RAW_OHLCV.name) or 0):
         return None
-    mark = fingerprint(hashes, reading)
+    own = fingerprint(hashes, reading)
     for commit in store.history(RAW_OHLCV.name):
         if commit["version"] <= known.version:
             return known.version
         elsewhere = commit["operation"] == "WRITE" and (
             (commit["universe"] not in (None, universe))
             or (commit["start"] is not None and (commit["start"] > end or commit["end"] < start))
-            or commit["provenance"].get(DELIVERY) == mark
+            or commit["provenance"].get(DELIVERY) == own
         )
         if not elsewhere and commit["operation"] not in _HARMLESS:
             return None
@@ -136,9 +137,8 @@ def record(
     ``files`` hold source, sha256, bytes, modified, rows, first and last; its contradictions are written down already.
     The reading before is forgotten. Nothing is written where the same is written down.
     """
-    told = len(contradictions(store, universe)[0])
     own = {"universe": universe, "date": until, "since": since, "reading": reading, "version": version}
-    own |= {"contradicted": told}
+    own |= {"contradicted": len(contradictions(store, universe)[0])}
     new = pa.Table.from_pylist([{**own, **file} for file in files], schema=DELIVERIES.arrow())
     first = last = until
     if store.exists(DELIVERIES.name):
@@ -173,11 +173,11 @@ def contradicted(store: TableStore, universe: str) -> np.ndarray:
     Those between the first and the last one that it holds: a session on which nobody has a row is one of them where
     the source has got rows of it. What lies outside was never asked for.
     """
-    told, _ = contradictions(store, universe)
-    if not len(told):
-        return told
-    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else told[:0]
-    return told[(told >= stored[0]) & (told <= stored[-1])] if len(stored) else told[:0]
+    sessions, _ = contradictions(store, universe)
+    if not len(sessions):
+        return sessions
+    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else sessions[:0]
+    return sessions[(sessions >= stored[0]) & (sessions <= stored[-1])] if len(stored) else sessions[:0]
 
 
 def contradict(

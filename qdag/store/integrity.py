@@ -99,13 +99,13 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
     new: dict[str, str] = {}
     held: list[tuple[dict[str, Any], pa.Table]] = []
 
-    def told(file: dict[str, Any], version: int, problem: str) -> None:
+    def note(file: dict[str, Any], version: int, problem: str) -> None:
         of = {key: file[key] for key in ("universe", "month", "first", "last", "rows")}
         result.damage.append(Damage(name, file["path"], problem, version, version == newest, **of))
 
     def compare() -> None:
         for file, problem in _doubled(held):
-            told(file, newest, problem)
+            note(file, newest, problem)
         held.clear()
 
     for path, (version, file) in sorted(files.items(), key=lambda item: (_partition(item[1][1]), item[0])):
@@ -116,7 +116,7 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
         result.size += size
         result.with_checksum += path in known
         if problem is not None:
-            told(file, version, problem)
+            note(file, version, problem)
             continue
         if version == newest:
             result.rows += file["rows"]

@@ -123,9 +123,16 @@ def removed(file: StoredFile, data_change: bool) -> Action:
     }
 
 
-def publish(folder: Path, version: int, operation: str, told: Mapping[str, Any], actions: Sequence[Action]) -> bool:
-    """Make a commit in a log below a folder, on disk when it can be seen; False where the version is there already."""
-    info = {
+def publish(folder: Path, version: int, operation: str, info: Mapping[str, Any], actions: Sequence[Action]) -> bool:
+    """Make a commit in a log below a folder, on disk when it can be seen; False where the version is there already.
+
+    Parameters
+    ----------
+    operation : Delta's word for it
+    info : what the commit says of itself besides
+    actions : files that it puts in and takes out
+    """
+    whole = {
         "timestamp": _now(),
         "operation": operation,
         "operationParameters": {},
@@ -133,9 +140,9 @@ def publish(folder: Path, version: int, operation: str, told: Mapping[str, Any],
         "isBlindAppend": False,
         "engineInfo": f"qdag/{__version__}",
         "actions": len(actions),
-        **told,
+        **info,
     }
-    lines = [json.dumps(action) for action in ({"commitInfo": info}, *actions)]
+    lines = [json.dumps(action) for action in ({"commitInfo": whole}, *actions)]
     return create(folder / LOG / commit_name(version), "\n".join(lines).encode())
 
 
