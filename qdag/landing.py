@@ -160,7 +160,7 @@ def _known(platform: Platform, universe: str) -> Reading | None:
     """The newest reading; of files that would be read in another way now, nothing is known."""
     known = newest_reading(platform.store, universe)
     spec = platform.settings.universe(universe)
-    return known if known and known.way == reading_of(spec) and known.since <= spec.start else None
+    return known if known and known.reader_digest == reading_of(spec) and known.since <= spec.start else None
 
 
 def _request(platform: Platform, universe: str, unread: Unread, state: str) -> Request:

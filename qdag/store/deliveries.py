@@ -32,9 +32,14 @@ _HARMLESS = ("ADD COLUMN", "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TAB
 class Reading:
     """The newest reading of a universe's files.
 
-    ``hashes``: SHA-256 of every file by its path in the source; ``stamps``: its size, and its time of change in ns (0:
-    not known). ``since`` and ``until``: first and last session that were compared. ``last``: the last date that a file
-    tells, None for files without dates. ``way``: digest of what else the bars depend on. ``version`` of raw_ohlcv.
+    Attributes
+    ----------
+    hashes : SHA-256 of every file by its path in the source
+    stamps : its size in bytes, and its time of change in ns (0: not known)
+    since, until : first and last session that were compared
+    last : the last date that a file tells, None for files without dates
+    reader_digest : of what the bars depend on besides the files
+    version : of raw_ohlcv
     """
 
     hashes: Mapping[str, str]
@@ -42,13 +47,13 @@ class Reading:
     since: date
     until: date
     last: date | None
-    way: str
+    reader_digest: str
     version: int
 
 
-def fingerprint(hashes: Mapping[str, str], reading: str) -> str:
+def fingerprint(hashes: Mapping[str, str], reader_digest: str) -> str:
     """Digest of a whole delivery: SHA-256 of each file by its path, and of what else the bars depend on."""
-    text = "\n".join([reading, *(f"{source}\t{digest}" for source, digest in sorted(hashes.items()))])
+    text = "\n".join([reader_digest, *(f"{source}\t{digest}" for source, digest in sorted(hashes.items()))])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -87,7 +92,7 @@ def _stored(store: TableStore, universe: str) -> pa.Table:
 
 
 def unchanged(
-    store: TableStore, universe: str, start: date, end: date, hashes: Mapping[str, str], reading: str
+    store: TableStore, universe: str, start: date, end: date, hashes: Mapping[str, str], reader_digest: str
 ) -> int | None:
     """Version of raw_ohlcv since which the sessions of ``start`` to ``end`` hold what these files give; or None.
 
@@ -98,7 +103,7 @@ def unchanged(
     known = newest_reading(store, universe)
     if (
         known is None
-        or known.way != reading
+        or known.reader_digest != reader_digest
         or known.hashes != hashes
         or not known.since <= start <= end <= known.until
     ):
@@ -108,7 +113,7 @@ def unchanged(
         return None
     if not store.exists(RAW_OHLCV.name) or known.version > (store.version(RAW_OHLCV.name) or 0):
         return None
-    own = fingerprint(hashes, reading)
+    own = fingerprint(hashes, reader_digest)
     for commit in store.history(RAW_OHLCV.name):
         if commit["version"] <= known.version:
             return known.version
@@ -128,7 +133,7 @@ def record(
     since: date,
     until: date,
     files: list[dict[str, Any]],
-    reading: str,
+    reader_digest: str,
     version: int | None,
     provenance: Mapping[str, str],
 ) -> None:
@@ -137,7 +142,7 @@ def record(
     ``files`` hold source, sha256, bytes, modified, rows, first and last; its contradictions are written down already.
     The reading before is forgotten. Nothing is written where the same is written down.
     """
-    own = {"universe": universe, "date": until, "since": since, "reading": reading, "version": version}
+    own = {"universe": universe, "date": until, "since": since, "reading": reader_digest, "version": version}
     own |= {"contradicted": len(contradictions(store, universe)[0])}
     new = pa.Table.from_pylist([{**own, **file} for file in files], schema=DELIVERIES.arrow())
     first = last = until
