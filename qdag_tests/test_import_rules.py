@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,13 @@ def test_imports_run_one_way(path: Path) -> None:
         allowed = ONLY_IN.get(parts[0])
         where = str(path.relative_to(PACKAGE))
         assert allowed is None or where.startswith(allowed), f"{where} must not import {parts[0]}"
+
+
+def test_no_module_of_the_store_imports_itself_by_way_of_others() -> None:
+    paths = [p for p in _modules() if _room(p) == "store"]
+    names = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    imports = {name: (_imports(ast.parse(path.read_text())) & names.keys()) - {name} for name, path in names.items()}
+    assert list(TopologicalSorter(imports).static_order())
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

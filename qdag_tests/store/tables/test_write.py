@@ -15,8 +15,7 @@ import pytest
 
 from qdag.errors import StoreError, UnknownNameError
 from qdag.schema import DATE, INSTRUMENT, UNIVERSE, Column, TableSpec, feature_table
-from qdag.store.tables import TableStore
-from qdag.store.tables import write as writing
+from qdag.store.tables import TableStore, write
 from qdag.store.threads import map_threads
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
@@ -71,13 +70,13 @@ def test_a_stream_in_the_order_of_time_gives_one_sorted_file_a_month(store, step
 def test_months_are_let_go_as_the_stream_moves_on(store, monkeypatch):
     """What is gathered at any time is a month or two, however long the stream."""
     held = []
-    plain = writing.Writing._gather
+    plain = write.Writing._gather
 
     def watched(self, pool, rows):
         plain(self, pool, rows)
         held.append(len(self._gathered))
 
-    monkeypatch.setattr(writing.Writing, "_gather", watched)
+    monkeypatch.setattr(write.Writing, "_gather", watched)
     store.replace(SPEC, "u", DAYS[0], DAYS[-1], (batch([day], NAMES) for day in DAYS), {})
     assert len(held) == 120
     assert max(held) == 1
@@ -89,7 +88,7 @@ def test_a_stream_by_instrument_is_gathered_whole_or_written_in_pieces(store, mo
     # the first instrument's months but the last were let go before the second one showed what kind of stream it is
     assert store.files("demo").num_rows == 4 + 3
     assert every(store) == expected()
-    monkeypatch.setattr(writing, "GATHERED_BYTES", 8_000)
+    monkeypatch.setattr(write, "GATHERED_BYTES", 8_000)
     store.replace(SPEC, "u", DAYS[0], DAYS[-1], iter(parts), {})
     # pieces of a month are merged in the end
     assert max(store.history("demo"), key=lambda c: c["operation"] == "WRITE")["rows"] == 120 * 30
@@ -98,7 +97,7 @@ def test_a_stream_by_instrument_is_gathered_whole_or_written_in_pieces(store, mo
 
 
 def test_a_large_month_is_several_files(store, monkeypatch):
-    monkeypatch.setattr(writing, "FILE_BYTES", 4_000)
+    monkeypatch.setattr(write, "FILE_BYTES", 4_000)
     store.replace(SPEC, "u", DAYS[0], DAYS[-1], (batch([day], NAMES) for day in DAYS), {})
     files = store.files("demo")
     assert files.num_rows > 12
@@ -110,7 +109,7 @@ def test_a_large_month_is_several_files(store, monkeypatch):
 
 @pytest.mark.parametrize("check_rows", [10, 100, 1 << 20])
 def test_twins_are_found_though_finished_dates_are_forgotten(store, monkeypatch, check_rows):
-    monkeypatch.setattr(writing, "CHECK_ROWS", check_rows)
+    monkeypatch.setattr(write, "CHECK_ROWS", check_rows)
     days = [batch([day], NAMES) for day in DAYS]
     later = batch(DAYS[60:61], NAMES[5:6])
     for at in (61, 90, 120):
@@ -306,14 +305,14 @@ def test_slices_do_not_hold_their_batches(store, monkeypatch):
     """A row of a month that never fills, in each batch of another one: only the row is kept."""
     alive = []
     held = []
-    plain = writing.Writing._gather
+    plain = write.Writing._gather
 
     def watched(self, pool, rows):
         plain(self, pool, rows)
         alive.append(sum(pool() is not None for pool in held))
 
-    monkeypatch.setattr(writing.Writing, "_gather", watched)
-    monkeypatch.setattr(writing, "FILE_BYTES", 1 << 16)
+    monkeypatch.setattr(write.Writing, "_gather", watched)
+    monkeypatch.setattr(write, "FILE_BYTES", 1 << 16)
 
     def stream():
         for n in range(60):
@@ -332,7 +331,7 @@ def test_slices_do_not_hold_their_batches(store, monkeypatch):
 
 
 def test_one_giant_batch_is_several_files(store, monkeypatch):
-    monkeypatch.setattr(writing, "FILE_BYTES", 8_000)
+    monkeypatch.setattr(write, "FILE_BYTES", 8_000)
     row_bytes = 4 + (4 + 3) + 4
     store.replace(SPEC, "u", DAYS[0], DAYS[-1], iter([batch(DAYS, NAMES)]), {})
     assert max(store.files("demo")["rows"].to_pylist()) * row_bytes < 1.5 * 8_000
@@ -346,7 +345,7 @@ def test_one_giant_batch_is_several_files(store, monkeypatch):
 
 def test_files_that_a_vacuum_took_meanwhile_are_not_committed(store, tmp_path, monkeypatch):
     """Nobody knows the files of a write before its commit; a vacuum takes such files when they are a day old."""
-    monkeypatch.setattr(writing, "LONG_SECONDS", 0)
+    monkeypatch.setattr(write, "LONG_SECONDS", 0)
     store.replace(SPEC, "u", DAYS[0], DAYS[0], iter([batch(DAYS[:1], NAMES)]), {})
     known = store.stored_files("demo").keys()
 
