@@ -128,8 +128,15 @@ def expire(
 
 @dataclass(frozen=True)
 class Expired:
-    """What a vacuum deleted, or would delete: files and bytes; the versions that stay readable; and the protected ones
-    that had lost files before, whose other files stay."""
+    """What a vacuum deleted, or would delete.
+
+    Attributes
+    ----------
+    kept : versions that stay readable
+    broken : protected versions that had lost files before; their other files stay
+    files : deleted files
+    size : their bytes
+    """
 
     table: str
     kept: tuple[int, ...]

@@ -27,9 +27,12 @@ from qdag.universes import Pool
 class Difference:
     """One file that does not hold what the table holds.
 
-    ``kind``: ``missing`` (values or the file are not there), ``extra`` (values where the table has none), ``differs``,
-    or ``torn`` (the file does not hold exactly its instrument's listed sessions). ``sessions``: how many differ, from
-    ``first`` on, where ``stored`` is found and ``expected`` due.
+    Attributes
+    ----------
+    kind : ``missing`` (values or the file are not there), ``extra`` (values where the table has none), ``differs``, or
+        ``torn`` (the file does not hold exactly its instrument's listed sessions)
+    sessions : how many differ
+    first : the first of them, where ``stored`` is found and ``expected`` due; None where none differs
     """
 
     instrument: str
@@ -49,8 +52,12 @@ class Difference:
 class Verification:
     """A comparison of a provider directory with its table.
 
-    ``instruments``: compared names; ``sessions``: compared sessions. ``differences``: of data files. ``problems``: of
-    calendars, instruments files and strange files, as (path inside the directory, what is wrong).
+    Attributes
+    ----------
+    instruments : compared names
+    sessions : how many were compared
+    differences : of data files
+    problems : of calendars, instruments files and strange files, as (path inside the directory, what is wrong)
     """
 
     instruments: tuple[str, ...]
@@ -60,6 +67,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether the directory is the table."""
         return not self.differences and not self.problems
 
     def lines(self) -> list[str]:
