@@ -475,7 +475,8 @@ class Fetched:
 
 def _retrying(source: WebSource, sleep: Callable[[float], None]) -> Callable[[Callable[[], pa.Table]], pa.Table]:
     """Exponential back-off with jitter; a vendor that asks for more patience than ``longest_wait`` is not asked on."""
-    tenacity = require("tenacity")
+    import tenacity
+
     backoff = tenacity.wait_exponential(multiplier=1, max=source.longest_wait)
 
     def asked(state: Any) -> float | None:
@@ -488,9 +489,7 @@ def _retrying(source: WebSource, sleep: Callable[[float], None]) -> Callable[[Ca
         return max(own, asked(state) or 0.0)
 
     retrying: Callable[[Callable[[], pa.Table]], pa.Table] = tenacity.Retrying(
-        stop=tenacity.stop_any(
-            tenacity.stop_after_attempt(source.retries + 1), lambda s: (asked(s) or 0.0) > source.longest_wait
-        ),
+        stop=lambda s: s.attempt_number > source.retries or (asked(s) or 0.0) > source.longest_wait,
         wait=wait,
         retry=tenacity.retry_if_exception_type(Passing),
         sleep=sleep,

@@ -505,7 +505,7 @@ def test_joining_refuses_lost_and_added_rows():
 # -- packages and settings --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", ["yfinance", "akshare", "baostock", "tenacity"])
+@pytest.mark.parametrize("package", ["yfinance", "akshare", "baostock"])
 def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, package):
     real = builtins.__import__
 
@@ -518,7 +518,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, package):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", missing)
     monkeypatch.setattr(fetch.importlib, "import_module", missing)
-    kind = "yahoo" if package in ("yfinance", "tenacity") else package
+    kind = "yahoo" if package == "yfinance" else package
     settings = UniverseSettings(
         source={"kind": kind}, calendar="XSHG", start=date(2024, 1, 2), instruments=("SH600000",)
     )
