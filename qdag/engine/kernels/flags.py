@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,14 @@ _told = False
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Let one process at a time read or extend numba's cache: two writers would mix up its index and its files."""
+    """Let one process at a time read or extend numba's cache: two writers would mix up its index and its files.
+
+    Without the variable the cache is beside the source, which may be read-only: the lock is among the temporary files
+    then, one for each installation, so that one does not wait for another's kernels.
+    """
     folder = Path(os.environ.get(CACHE_VARIABLE) or tempfile.gettempdir())
-    with (folder / f"qdag-kernels-{os.getuid()}.lock").open("a") as handle:
+    installation = zlib.crc32(os.fsencode(Path(__file__).resolve()))
+    with (folder / f"qdag-kernels-{os.getuid()}-{installation:08x}.lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
