@@ -326,7 +326,7 @@ def up(
 def compile_kernels() -> None:
     """Compile all kernels into numba's cache now (NUMBA_CACHE_DIR), as images do, instead of in the first run."""
     import qdag.engine
-    import qdag.factors._kernels  # noqa: F401
+    import qdag.factors.kernels  # noqa: F401
     from qdag.engine.kernels.flags import load_all
 
     typer.echo(f"{load_all()} kernels are compiled")

@@ -64,6 +64,7 @@ ONLY_IN = {
     "mlflow": ("models/tracking.py", "server/experiments.py"),
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
+    "numba": ("engine/kernels/flags.py",),
     "apprise": ("alerts.py",),
     "tenacity": ("sources/fetch.py",),
     "yfinance": ("sources/yahoo_source.py",),
