@@ -183,10 +183,11 @@ class _Builder:
         """Return the id of the series of an expression; text is what it stands for, itself by default."""
         if isinstance(expression, Number):
             raise self.fail(f"the number {expression} stands where a series is needed")
-        if expression not in self.added:
+        added = self.added.get(expression)
+        if added is None:
             added = self._field(expression) if isinstance(expression, Field) else self._call(expression, text)
             self.added[expression] = added
-        return self.added[expression]
+        return added
 
     def _field(self, field: Field) -> int:
         if self.fields is not None and field.name not in self.fields:
