@@ -34,12 +34,16 @@ for name in stages.asset_names(platform.settings):
         stage(platform, "sample", start, end)
 """
 CHECKED = """
-        from qdag.defs.checks import judge, keep
-        from qdag.quality import Scope
+        from qdag.quality import Scope, judge
+        from qdag.quality.dispatch import frames, page_tables, rules_for
+        from qdag.quality.outcome import keep
+        from qdag.quality.page import write_pages
         spec = stages.table_spec(platform.settings, name)
         columns = [column.name for column in spec.columns] if spec else []
         scope = Scope(platform.store, platform.settings, "sample", start, end)
-        keep(name, platform, scope, judge(name, scope, columns))
+        judged = judge(rules_for(name, columns, scope.limits), frames(name, scope, columns))
+        keep(scope, name, judged.results, judged.profile, platform.provenance)
+        write_pages(scope.settings, scope.store, scope.universe, scope.sessions(), page_tables())
 """
 
 

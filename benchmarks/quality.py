@@ -12,8 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from qdag import stages
-from qdag.defs.checks import _context, judge, keep
-from qdag.quality import MATURE_SESSIONS, Scope
+from qdag.quality import Scope, judge
+from qdag.quality.dispatch import frames, page_tables, rules_for
+from qdag.quality.features import MATURE_SESSIONS
+from qdag.quality.outcome import keep
+from qdag.quality.page import write_pages
+from qdag.quality.validator import _context
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 
 TABLES = ("raw_ohlcv", "qlib_bin", "alpha158", "labels")
@@ -42,9 +46,11 @@ def suite(platform: stages.Platform, start: date, end: date) -> dict[str, tuple[
         spec = stages.table_spec(platform.settings, table)
         scope = Scope(platform.store, platform.settings, "market", start, end)
         began = time.perf_counter()
-        judged = judge(table, scope, [c.name for c in spec.columns] if spec else [])
+        columns = [c.name for c in spec.columns] if spec else []
+        judged = judge(rules_for(table, columns, scope.limits), frames(table, scope, columns))
         between = time.perf_counter()
-        keep(table, platform, scope, judged)
+        keep(scope, table, judged.results, judged.profile, platform.provenance)
+        write_pages(scope.settings, scope.store, scope.universe, scope.sessions(), page_tables())
         found[table] = between - began, time.perf_counter() - between
     return found
 

@@ -275,12 +275,14 @@ def report(
 ) -> None:
     """Write the quality page of a universe and session, and say where it is."""
     settings = open_settings(config)
-    from qdag.quality_report import newest_judged, write_page
+    from qdag.quality.dispatch import page_tables
+    from qdag.quality.page import newest_judged, write_page
     from qdag.stages import Platform
 
     name = universe_name(settings, universe)
     store = Platform.open(settings).store
-    path = write_page(settings, store, name, day.date() if day else newest_judged(store, name))
+    tables = page_tables()
+    path = write_page(settings, store, name, day.date() if day else newest_judged(store, name, tables), tables)
     typer.echo(str(path))
     if open_page:
         import webbrowser

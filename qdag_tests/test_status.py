@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdag.quality import Offence, RuleResult, outcome, quality_table, rules_for
+from qdag.quality import Offence, RuleResult, quality_table
+from qdag.quality.dispatch import rules_for
+from qdag.quality.outcome import outcome
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform, raw_ohlcv
 from qdag.status import asset_status

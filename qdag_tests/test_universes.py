@@ -14,7 +14,9 @@ from qdag import stages
 from qdag.errors import MissingDataError, PanelError, SessionError, SourceError
 from qdag.factors import factor_metrics, iter_factor_metrics
 from qdag.provider import qlib_symbol
-from qdag.quality import Scope, frames, rules_for, violations
+from qdag.quality import Scope
+from qdag.quality.dispatch import frames, rules_for
+from qdag.quality.rule import violations
 from qdag.settings import Settings, UniverseSettings
 from qdag.sources.membership import pools_of
 from qdag.stages import Platform

@@ -14,16 +14,45 @@ import pytest
 
 from qdag import schema
 from qdag.errors import MissingDataError, SessionError, UnknownNameError
-from qdag.quality import Offence, Rule, RuleResult, kept_profile, outcome, profile, profile_table, quality_table
-from qdag.quality_report import Kept, gather, newest_judged, page_path, render, write_page, write_pages
+from qdag.quality import Offence, Rule, RuleResult, profile_table, quality_table
+from qdag.quality.dispatch import page_tables
+from qdag.quality.outcome import kept_profile, outcome
+from qdag.quality.page import PageInputs, gather, newest_judged, page_path, render, write_page, write_pages
+from qdag.quality.profiles import profile
 from qdag.sessions import calendar_for
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 from qdag.store.tables import TableStore
 
 START, END = date(2020, 1, 2), date(2020, 6, 30)
-STRUCTURE = Rule("high not below low", "raw_ohlcv", "structure", "ordered", ("high", "low"), "The range is reversed.")
-VALUES = Rule("bars traded", "raw_ohlcv", "values", "between", ("volume",), "No volume.", "rows", {"minimum": 0})
-NOTICE = Rule("listings and returns", "raw_ohlcv", "completeness", "empty", (), "New.", "listings", notice=True)
+TABLES = page_tables()
+STRUCTURE = Rule(
+    name="high not below low",
+    table="raw_ohlcv",
+    check="structure",
+    kind="ordered",
+    columns=("high", "low"),
+    meaning="The range is reversed.",
+)
+VALUES = Rule(
+    name="bars traded",
+    table="raw_ohlcv",
+    check="values",
+    kind="between",
+    columns=("volume",),
+    meaning="No volume.",
+    frame="rows",
+    parameters={"minimum": 0},
+)
+NOTICE = Rule(
+    name="listings and returns",
+    table="raw_ohlcv",
+    check="completeness",
+    kind="empty",
+    columns=(),
+    meaning="New.",
+    frame="listings",
+    notice=True,
+)
 
 
 @pytest.fixture
@@ -69,7 +98,7 @@ def session(settings: Settings, at: int) -> date:
 
 def page_of(settings: Settings, store: TableStore, at: int):
     day = session(settings, at)
-    return gather(settings, Kept(settings, store, "toy", day, day), day)
+    return gather(settings, PageInputs(settings, store, "toy", TABLES, day, day), day)
 
 
 @pytest.mark.parametrize(("at", "verdict"), [(110, "error"), (100, "warn"), (105, "good"), (119, "good")])
@@ -140,7 +169,16 @@ def test_no_text_of_the_data_is_markup(settings: Settings, store: TableStore) ->
     days = calendar_for(settings.universe("toy")).all[:120]
     day = days[-1].item()
     offence = Offence(str(day), *[f"{evil}{n}" for n in range(4)])
-    rule = Rule(f"{evil}r", "raw_ohlcv", "values", "empty", (), f"{evil}m", "rows", asks=f"{evil}a")
+    rule = Rule(
+        name=f"{evil}r",
+        table="raw_ohlcv",
+        check="values",
+        kind="empty",
+        columns=(),
+        meaning=f"{evil}m",
+        frame="rows",
+        asks=f"{evil}a",
+    )
     notice = replace(rule, name=f"{evil}n", notice=True)
     results = [RuleResult(r, 1, 1, f"{evil}o", (offence,), {day: (1, (offence,))}) for r in (rule, notice)]
     put(store, quality_table("raw_ohlcv"), outcome(results, "toy", days))
@@ -168,23 +206,23 @@ def test_no_text_of_the_data_is_markup(settings: Settings, store: TableStore) ->
 
 def test_a_run_writes_its_last_page_and_the_failing_ones(settings: Settings, store: TableStore) -> None:
     days = calendar_for(settings.universe("toy")).all[95:120]
-    path = write_pages(settings, store, "toy", days)
+    path = write_pages(settings, store, "toy", days, TABLES)
     assert path == page_path(settings, "toy", session(settings, 119))
     written = sorted(p.name for p in path.parent.iterdir())
     assert written == [f"{session(settings, at)}.html" for at in (100, 110, 119)]
     assert "structural rule broken" in page_path(settings, "toy", session(settings, 110)).read_text()
-    assert newest_judged(store, "toy") == session(settings, 119)
+    assert newest_judged(store, "toy", TABLES) == session(settings, 119)
 
 
 def test_what_cannot_be_shown_is_explained(settings: Settings, store: TableStore, tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="qdag materialize -u toy --start 2020-06-26"):
-        write_page(settings, store, "toy", date(2020, 6, 26))
+        write_page(settings, store, "toy", date(2020, 6, 26), TABLES)
     with pytest.raises(SessionError, match="no session"):
-        write_page(settings, store, "toy", date(2020, 1, 4))
+        write_page(settings, store, "toy", date(2020, 1, 4), TABLES)
     with pytest.raises(UnknownNameError, match="toy"):
-        write_page(settings, store, "tyo", date(2020, 1, 3))
+        write_page(settings, store, "tyo", date(2020, 1, 3), TABLES)
     with pytest.raises(MissingDataError, match="no check has judged"):
-        newest_judged(TableStore(tmp_path / "empty"), "toy")
+        newest_judged(TableStore(tmp_path / "empty"), "toy", TABLES)
 
 
 def test_offenders_survive_the_store(settings: Settings, store: TableStore) -> None:
