@@ -14,7 +14,9 @@ TABLE = FACTOR_METRICS.name
 COLUMNS = tuple(c.name for c in FACTOR_METRICS.columns)
 """The declared columns."""
 KEYS = ("date", "pool", "horizon", "factor")
+"""Columns that identify a row of a universe."""
 VALUES = ("signal_date", "ic", "rank_ic", "coverage")
+"""The columns that rules ask about beside the keys."""
 
 
 def rules(limits: QualitySettings) -> tuple[Rule, ...]:

@@ -14,6 +14,7 @@ TABLE = PREDICTIONS.name
 COLUMNS = tuple(c.name for c in PREDICTIONS.columns)
 """The declared columns."""
 VALUES = ("score", "trained_on")
+"""The columns that rules ask about beside the keys."""
 
 
 def rules(limits: QualitySettings) -> tuple[Rule, ...]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qdag.engine import Panel
 
 ASSET = "qlib_bin"
+"""The asset whose checks judge the directory."""
 SAMPLED_INSTRUMENTS = 200
 """Qlib's values of so many evenly spaced instruments are turned back into raw ones."""
 RAW_IN_BINS = ("open", "high", "low", "close", "vwap", "volume")

@@ -21,6 +21,7 @@ SAMPLED_DAYS = 5
 FIELDS = ("open", "high", "low", "close", "vwap", "volume", "factor")
 """Columns of raw_ohlcv that a feature can be computed from."""
 NO_SAMPLE = pd.DataFrame({"date": pd.Series([], dtype="M8[s]"), "instrument": pd.Series([], dtype=object)})
+"""The sample of a table of which none is computed again."""
 
 
 @dataclass(frozen=True)
