@@ -23,6 +23,7 @@ from qdag.sources.folder import Entry
 from qdag.stages import Platform, quarantine_rows, reading_of, stored_sessions, withdrawn
 from qdag.store.deliveries import Reading, contradictions, fingerprint, newest_reading
 from qdag.store.files import write_text
+from qdag.text import listed
 
 RESTRICTED_BYTES = 64 << 20
 """More than so many changed bytes are not read to find out which sessions changed: all are asked for."""
@@ -99,7 +100,7 @@ def arrivals(platform: Platform, universe: str, cursor: Cursor, now: float | Non
     files, waiting = _look(platform, found, cursor, now)
     seen = replace(cursor, files=files)
     if waiting:
-        return Arrivals(None, f"{_few(waiting)} may still be being written", seen)
+        return Arrivals(None, f"{listed(waiting, SHOWN)} may still be being written", seen)
     known = _known(platform, universe)
     hashes = {path: sha for path, (_, _, sha) in files.items()}
     before = known.hashes if known else {}
@@ -319,9 +320,6 @@ def _told_otherwise(
 
 
 def _what(changed: list[str], gone: list[str]) -> str:
-    return ", ".join(f"{word} {_few(names)}" for word, names in (("changed", changed), ("gone", gone)) if names)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(
+        f"{word} {listed(names, SHOWN)}" for word, names in (("changed", changed), ("gone", gone)) if names
+    )

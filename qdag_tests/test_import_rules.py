@@ -24,7 +24,7 @@ ROOMS = {
     "quality_reference": {"errors"},
     "quality_report": {"errors", "schema", "settings", "sessions", "store", "quality"},
     "sources": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
-    "features": {"errors", "schema", "settings", "engine"},
+    "features": {"errors", "text", "schema", "settings", "engine"},
     "store": {"errors", "provider", "schema", "settings", "sessions", "universes", "engine"},
     "factors": {"errors", "schema", "settings", "engine"},
     "models": {"errors", "schema", "settings", "sessions", "universes", "engine", "features", "store", "factors"},

@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import Literal
 
 from qdag.errors import unknown
+from qdag.text import markdown_code, markdown_table
 
 UNITS = ("", "currency", "shares")
+HEADING = ("name", "group", "unit", "meaning", "direction", "expression", "look-back")
+"""What is told of every feature, in this order."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,10 @@ def catalogue_markdown(names: Iterable[str]) -> str:
         levels = sum(f.kind == "level" for f in features)
         count = f"{len(features)} features" + (f", levels among them: {levels}" if levels else "")
         lines += ["", f"## {name}", "", f"{count}.", ""]
-        lines += [
-            "| name | group | unit | meaning | direction | expression | look-back |",
-            "| --- | --- | --- | --- | --- | --- | ---: |",
-        ]
-        for f in features:
-            expression = f"`{f.expression}`".replace("|", "\\|") if f.expression else ""
-            lines.append(
-                f"| {f.name} | {f.group} | {f.unit} | {f.meaning} | {f.direction} | {expression} | {past[f]} |"
-            )
+        rows = (
+            (f.name, f.group, f.unit, f.meaning, f.direction, markdown_code(f.expression or ""), past[f])
+            for f in features
+        )
+        # names and meanings are texts of qdag's own, without markup
+        lines.append(markdown_table(HEADING, rows, right=("look-back",), cell=str).rstrip("\n"))
     return "\n".join(lines) + "\n"
