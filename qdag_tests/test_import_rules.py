@@ -64,7 +64,7 @@ ONLY_IN = {
     "mlflow": ("models/tracking.py", "server/experiments.py"),
     "great_expectations": ("defs/checks.py",),
     "bokeh_sampledata": ("sources/sample.py",),
-    "apprise": ("alerts.py",),
+    "apprise": ("alerts/targets.py",),
     "tenacity": ("sources/fetch.py",),
     "yfinance": ("sources/yahoo_source.py",),
     "akshare": ("sources/akshare_source.py",),
