@@ -266,9 +266,9 @@ def _step(config: str, words: Words) -> int:
     from qdag.stages import Platform
 
     if words[0] == "data":
-        from qdag.data_cli import app
+        from qdag.cli.main import data_app
 
-        return app([*words[1:], "--config", config], standalone_mode=False) or DONE
+        return data_app([*words[1:], "--config", config], standalone_mode=False) or DONE
     platform = Platform.open(load_settings(config, {}))
     if words[0] == "adopt":
         adopt(platform, words[1])

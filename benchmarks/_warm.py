@@ -14,7 +14,7 @@ MODULES = (
     "typer",
     "rich.table",
     "rich.progress",
-    "qdag.data_cli",
+    "qdag.cli.data",
     "qdag.refresh",
     "qdag.maintenance",
     "qdag.landing",

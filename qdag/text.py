@@ -47,6 +47,17 @@ def stored_size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 1024:,.1f} KiB"
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending whole numbers in short: 1, 3 .. 7, 9."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join(" .. ".join(map(str, part)) for part in parts)
+
+
 def markdown_cell(value: object) -> str:
     """A value as the text of one cell of a Markdown table: on one line, with nothing that is read as markup.
 

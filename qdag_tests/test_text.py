@@ -19,6 +19,7 @@ from qdag.text import (
     markdown_frame,
     markdown_preview,
     markdown_table,
+    ranges,
     size,
     stored_size,
     without_mentions,
@@ -100,6 +101,13 @@ def test_sizes_of_estimates_are_decimal(count: float, told: str) -> None:
 )
 def test_sizes_of_files_are_binary(count: int, told: str) -> None:
     assert stored_size(count) == told
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"), [((), ""), ((4,), "4"), ((1, 2), "1 .. 2"), ((1, 3, 4, 5, 6, 7, 9), "1, 3 .. 7, 9")]
+)
+def test_whole_numbers_in_short(numbers: tuple[int, ...], told: str) -> None:
+    assert ranges(numbers) == told
 
 
 def test_columns_stand_to_the_right_and_code_stays_code() -> None:

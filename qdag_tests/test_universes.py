@@ -530,7 +530,7 @@ def test_report_for_people(chain):
 
 
 def test_command_lists_pools(chain, tmp_path, capsys):
-    from qdag.cli import pools
+    from qdag.cli.look import pools
 
     _, _, folder = chain
     config = tmp_path / "qdag.toml"

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from datetime import date
 
-from qdag.doctor import examine
+from qdag.server.doctor import examine
 from qdag_tests.vendor_files import days_of, write_custom, write_us
 
 TOML = """

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from qdag.errors import QdagError
-from qdag.home import DAGSTER_YAML, prepare, refused
+from qdag.server.home import DAGSTER_YAML, prepare, refused
 from qdag.settings import Settings
 from qdag_tests.servers import unprivileged
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Stored results as small frames for people: the best factors, and a day's metrics. Nothing is computed from prices."""
+"""Stored results as small frames: the best factors, a day's metrics, the registered models."""
 
 from datetime import date
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_COLUMNS = ("factor", "rank_ic", "ic", "rank_icir", "icir", "long_short", "coverage", "n", "signal_date")
+"""What is told of a factor on one day."""
 
 
 def leaderboard(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdag.terminal import Config, screen
+from qdag.cli.console import Config, screen, show_table
 
 
 def init(
@@ -13,8 +13,8 @@ def init(
     config: Annotated[Path, typer.Option("--config", help="the file to write")] = Path("qdag.toml"),
 ) -> None:
     """Look at folders of vendor files and write a commented settings file for them. Nothing else is written."""
-    from qdag.draft import draft
     from qdag.errors import SettingsError
+    from qdag.operations.draft import draft
     from qdag.settings import load_settings
 
     if config.exists():
@@ -33,7 +33,7 @@ def init(
         typer.echo(f"  qdag materialize --universe {name}{given}")
 
 
-def settings_command(
+def settings(
     key: Annotated[str, typer.Argument(help="only keys that contain this text")] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="every key, as docs/settings.md has it")] = False,
     config: Config = None,
@@ -46,13 +46,9 @@ def settings_command(
         return
     from qdag.errors import unknown
     from qdag.settings import load_settings
-    from qdag.terminal import plain_table
 
     found = list(reference.in_effect(load_settings(config)))
     chosen = [row for row in found if key in row[0]]
     if not chosen:
         raise unknown("setting", key, [row[0] for row in found])
-    table = plain_table("setting", "value", "meaning")
-    for row in chosen:
-        table.add_row(*row)
-    screen().print(table)
+    show_table(screen(), ["setting", "value", "meaning"], chosen)

@@ -10,7 +10,7 @@ from pathlib import Path
 from qdag.errors import QdagError
 from qdag.settings import CONFIG_VARIABLE, Settings
 
-DAGSTER_YAML = Path(__file__).resolve().parent / "dagster.yaml"
+DAGSTER_YAML = Path(__file__).resolve().parents[1] / "dagster.yaml"
 """The instance configuration; the repository's root links to it."""
 
 

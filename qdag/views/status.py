@@ -15,19 +15,22 @@ from qdag.store.tables import TableStore
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """``missing`` counts the universe's sessions between its first stored one and the newest of any asset.
-
-    ``checks`` tells per check whether all judged sessions of the universe passed, or how many did not.
-    """
+    """What is stored of one asset and universe."""
 
     asset: str
     first: date | str
+    """Its first stored session; a dash where nothing is stored."""
     last: date | str
+    """Its last one, likewise."""
     sessions: int
+    """How many are stored."""
     missing: int
+    """Sessions of the universe between its first stored one and the newest of any asset that it lacks."""
     checks: str
+    """Per check whether all judged sessions of the universe passed, or how many did not."""
 
     def __iter__(self) -> Iterator[object]:
+        """The cells of its line, in order."""
         return iter((self.asset, self.first, self.last, self.sessions, self.missing, self.checks))
 
 

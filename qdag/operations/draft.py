@@ -20,10 +20,14 @@ from qdag.sessions import SessionCalendar
 from qdag.settings import NAME_PATTERN, ColumnMapping, FilesSource, TrainingSettings, UniverseSettings
 from qdag.sources.files import FilesFolder, FolderLook
 from qdag.sources.profiles import PROFILES, detect
+from qdag.text import listed
 
 LOOKED_AT = 200
 """Files of a folder that are read; more tell no more."""
+NAMED = 3
+"""Instruments, or days, that are named of many."""
 GOOD_FIT = 0.995
+"""A calendar with this share of the files' days is looked no further from."""
 CANDIDATES = ("XNYS", "XSHG", "XHKG", "XTKS", "XLON", "XETR", "XPAR", "XTSE", "XASX", "XKRX", "XTAI", "XBOM", "24/7")
 ADJUSTED_BY = {
     "factor": "the files' own adjustment factor",
@@ -55,15 +59,20 @@ _DATE = re.compile(r"(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[
 
 @dataclass(frozen=True)
 class Fit:
-    """How well a calendar fits: sessions of the files' span, and how many of them and of other days the files have."""
+    """How well a calendar fits the days of some files."""
 
     calendar: str
+    """Its code."""
     sessions: int
+    """Its sessions between the first and the last day of the files."""
     hit: int
+    """Days of the files that are sessions of it."""
     other: int
+    """Days of the files that are none."""
 
     @property
     def share(self) -> float:
+        """Of all days that are either, the part that is both."""
         return self.hit / max(1, self.sessions + self.other)
 
 
@@ -124,7 +133,7 @@ def _universe(name: str, folder: Path, target: Path) -> str:
     lines.append(_line(f'profile = "{looked.profile.name}"', f"adjusted by {ADJUSTED_BY[looked.profile.adjustment]}"))
     if source.name:
         lines.append(_line(f"name = {_quoted(source.name)}", "CHECK: what the files' names have in common"))
-    lines.append(f"# instruments: {some(looked.instruments)}")
+    lines.append(f"# instruments: {listed(looked.instruments, NAMED)}")
     for heading, told in (
         ("no table, left out", looked.refused),
         ("its name is no symbol", dict.fromkeys(looked.unnamed, "")),
@@ -260,12 +269,6 @@ def _files_words(looked: FolderLook) -> str:
     return f"{looked.files:,} files{part}, {looked.rows:,} rows, {len(looked.instruments):,} instruments"
 
 
-def some(names: Sequence[str], shown: int = 3) -> str:
-    """A few names, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "") if names else "none"
-
-
 def _line(setting: str, why: str) -> str:
     return f"{setting:<38} # {why}"
 
@@ -288,4 +291,4 @@ def name_pattern(stems: Sequence[str]) -> str | None:
     return "".join([*first[:front], "{instrument}", *first[len(first) - back :]])
 
 
-__all__ = ["ADJUSTED_BY", "LOOKED_AT", "best_calendar", "draft", "name_pattern", "recognise", "some", "universe_name"]
+__all__ = ["ADJUSTED_BY", "LOOKED_AT", "best_calendar", "draft", "name_pattern", "recognise", "universe_name"]

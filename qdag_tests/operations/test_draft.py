@@ -4,8 +4,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from qdag.draft import best_calendar, draft, guessed_columns, name_pattern, recognise, universe_name
 from qdag.errors import SettingsError, SourceError
+from qdag.operations.draft import best_calendar, draft, guessed_columns, name_pattern, recognise, universe_name
 from qdag.settings import load_settings
 from qdag_tests.vendor_files import days_of, write_custom, write_us
 

@@ -4,12 +4,9 @@ from typing import Annotated
 
 import typer
 
-from qdag.terminal import FAILED, Config
-
-app = typer.Typer(help="Alerts: try the targets, see what was raised.", no_args_is_help=True, rich_markup_mode=None)
+from qdag.cli.console import FAILED, Config
 
 
-@app.command("test")
 def try_targets(config: Config = None) -> None:
     """Send a test message to every target; exit code 1 if one fails, 2 if there is none."""
     from qdag.alerts import send_test
@@ -22,7 +19,6 @@ def try_targets(config: Config = None) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command("list")
 def list_alerts(
     rows: Annotated[int, typer.Option(min=1, max=10_000, help="how many, newest first")] = 20,
     config: Config = None,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qdag.draft import ADJUSTED_BY, LOOKED_AT, some
 from qdag.errors import QdagError, install_command, redact
+from qdag.operations.draft import ADJUSTED_BY, LOOKED_AT, NAMED
 from qdag.sessions import calendar_for
 from qdag.settings import (
     CONFIG_VARIABLE,
@@ -28,6 +28,7 @@ from qdag.settings import (
 )
 from qdag.sources.files import FilesFolder
 from qdag.sources.qlib_dir import QlibFolder
+from qdag.text import listed
 
 LIBRARIES = (
     "dagster",
@@ -58,9 +59,13 @@ class Finding:
     """One line of the report; ``remedy`` is empty when nothing has to be done."""
 
     part: str
+    """What was looked at."""
     found: str
+    """What was seen there, without user and password of an address."""
     ok: bool = True
+    """Whether qdag can work with it."""
     remedy: str = ""
+    """What to do about it."""
 
     def __post_init__(self) -> None:
         # addresses of stores may hold passwords
@@ -110,9 +115,11 @@ def _data(settings: Settings, name: str) -> Iterator[Finding]:
         elif isinstance(spec.source, QlibSource):
             days, instruments = QlibFolder(name, spec, spec.source).index()
             span = f"{days[0]} .. {days[-1]}" if len(days) else "no day"
-            yield Finding(f"data of {name}", f"Qlib directory {spec.source.path}: {span}; {some(instruments)}")
+            yield Finding(f"data of {name}", f"Qlib directory {spec.source.path}: {span}; {listed(instruments, NAMED)}")
         elif isinstance(spec.source, WebSource):
-            yield Finding(f"data of {name}", f"{spec.source.kind}: {some(spec.instruments or ())}; not asked now")
+            yield Finding(
+                f"data of {name}", f"{spec.source.kind}: {listed(spec.instruments or (), NAMED)}; not asked now"
+            )
         else:
             yield Finding(f"data of {name}", f"{spec.source.kind}, made here")
     except QdagError as error:
@@ -122,7 +129,10 @@ def _data(settings: Settings, name: str) -> Iterator[Finding]:
 def _files(name: str, spec: UniverseSettings, source: FilesSource, sessions: np.ndarray) -> Iterator[Finding]:
     part, looked = f"data of {name}", FilesFolder(name, spec, source).look(LOOKED_AT)
     of = "" if looked.looked_at == looked.files else f" ({looked.looked_at} looked at)"
-    found = [f"{source.path}: {looked.files:,} files{of}, layout {looked.profile.name}", some(looked.instruments)]
+    found = [
+        f"{source.path}: {looked.files:,} files{of}, layout {looked.profile.name}",
+        listed(looked.instruments, NAMED),
+    ]
     if len(looked.days):
         found.append(f"{looked.days[0]} .. {looked.days[-1]}")
     if looked.profile.adjustment == "none":
@@ -149,7 +159,7 @@ def _files(name: str, spec: UniverseSettings, source: FilesSource, sessions: np.
         few = len(outside) <= STRAY_SHARE * len(inside)
         told = f"{len(outside):,} days in the range are no session of {spec.calendar}: "
         remedy = "their rows are refused" if few else "set the calendar of their exchange: their rows are refused"
-        yield Finding(part, told + some(outside.astype(str).tolist()), few, remedy)
+        yield Finding(part, told + listed(outside.astype(str).tolist(), NAMED), few, remedy)
     late = sessions[sessions > looked.days[-1]] if len(looked.days) else sessions[:0]
     if len(late):
         yield Finding(

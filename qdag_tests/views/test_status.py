@@ -9,7 +9,7 @@ import pytest
 from qdag.quality import Offence, RuleResult, outcome, quality_table, rules_for
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform, raw_ohlcv
-from qdag.status import asset_status
+from qdag.views import asset_status
 
 START, END = date(2020, 1, 2), date(2020, 1, 31)
 

@@ -2,15 +2,12 @@
 
 from datetime import date
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
 from qdag import schema
 from qdag.errors import MissingDataError, SessionError, UnknownNameError
 from qdag.stages import Platform, look
-from qdag.terminal import screen, show_frame
 from qdag.views import leaderboard, metrics_of_a_day, models
 
 DAYS = [date(2019, 1, day) for day in (2, 3, 4)]
@@ -94,26 +91,3 @@ def test_a_table_without_rows_says_what_brings_them(small_settings, table, error
 def test_days_are_not_reversed_in_silence(platform):
     with pytest.raises(SessionError, match="give the earlier day first"):
         look(platform, "factor_metrics", "toy", DAYS[2], DAYS[0], None, None, 5)
-
-
-def test_frames_fit_the_terminal_and_keep_their_digits(capsys):
-    def printed(shown: pd.DataFrame, **options: bool) -> list[str]:
-        show_frame(screen(60), shown, **options)
-        return capsys.readouterr().out.splitlines()
-
-    frame = pd.DataFrame(
-        {
-            "name": ["[bold]a", "b"],
-            "volume": [1.25e8, np.nan],
-            "small": np.array([3e-7, 0.0], np.float32),
-            "n": [1234, 5],
-            **{f"column{i}": [0.5, -0.25] for i in range(20)},
-        }
-    )
-    lines = printed(frame)
-    assert max(map(len, lines)) <= 60
-    assert lines[1].split()[:4] == ["[bold]a", "125,000,000", "3.0e-07", "1,234"]
-    assert lines[2].split()[:3] == ["b", "0.0000", "5"]
-    assert lines[-1] == "and 18 more columns, from column2 to column19"
-    assert all(f"column{i}" in "".join(printed(frame, every_column=True)) for i in (0, 19))
-    assert printed(frame.head(0))[-2] == "no rows"

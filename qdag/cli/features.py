@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from qdag.terminal import Config, screen
+from qdag.cli.console import Config, screen, show_table
 
 
 def features(
@@ -13,14 +13,13 @@ def features(
     config: Config = None,
 ) -> None:
     """List features: group, unit (of a level), meaning, direction, expression and look-back in sessions."""
-    from qdag.features.catalogue import FEATURE_SETS, catalogue_markdown, feature_set, lookbacks
+    from qdag.features.catalogue import FEATURE_SETS, HEADING, catalogue_markdown, feature_set, lookbacks
 
     if markdown:
         typer.echo(catalogue_markdown([table] if table else list(FEATURE_SETS)), nl=False)
         return
     from qdag.settings import load_settings
     from qdag.stages import features_of
-    from qdag.terminal import plain_table
 
     console = screen(200)
     settings = load_settings(config)
@@ -28,18 +27,8 @@ def features(
     for name in names:
         declared = features_of(settings, name) if name == "custom_factors" else feature_set(name)
         past = lookbacks(declared)
-        shown = plain_table("name", "group", "unit", "meaning", "direction", "expression", "look-back", title=name)
-        for feature in declared:
-            shown.add_row(
-                feature.name,
-                feature.group,
-                feature.unit,
-                feature.meaning,
-                feature.direction,
-                feature.expression or "",
-                past[feature],
-            )
-        console.print(shown)
+        rows = ((f.name, f.group, f.unit, f.meaning, f.direction, f.expression or "", past[f]) for f in declared)
+        show_table(console, HEADING, rows, title=name)
 
 
 def explain(
