@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from qdag import alerts
+from qdag.defs.failures import root_cause
 from qdag.defs.partitions import run_windows
 from qdag.errors import QdagError
 from qdag.stages import Platform
@@ -95,12 +96,10 @@ def build_alert_sensors(
 def failed_run(platform: Platform, context: dg.RunFailureSensorContext) -> alerts.Alert:
     """The alert of a failed run, from its steps' failures; without any, from the failure of the run itself."""
     run = context.dagster_run
-    errors = {}
-    for event in context.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error and error.cause:
-            error = error.cause
-        errors[event.step_key or "run"] = error.message.strip() if error else "failed"
+    errors = {
+        event.step_key or "run": root_cause(event.step_failure_data.error)
+        for event in context.get_step_failure_events()
+    }
     if not errors:
         errors["run"] = context.failure_event.message or "failed"
     universe, sessions = _window(platform, run.tags)

@@ -12,6 +12,7 @@ import numpy as np
 
 from qdag.defs.assets import ACCEPT_TAG, INSTRUMENTS_TAG
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
+from qdag.defs.failures import root_cause
 from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
 from qdag.errors import SessionError, unknown
@@ -166,8 +167,4 @@ def _run(
                 )
             )
         elif event.is_step_failure:
-            error = event.step_failure_data.error
-            # what the stage raised, not what Dagster wrapped it in, nor what it came from
-            while error and error.cause and (error.cls_name or "").startswith("Dagster"):
-                error = error.cause
-            outcome.errors.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+            outcome.errors.append(f"{event.step_key}: {root_cause(event.step_failure_data.error)}")
