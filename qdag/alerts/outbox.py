@@ -40,11 +40,13 @@ from qdag.settings import AlertSettings, Settings, Severity
 HISTORY_DAYS = 90
 """Alerts that were not seen for so long, and do not wait, are forgotten."""
 HOUR = 3600.0
+"""In seconds."""
 DELIVERY_SECONDS = 35
 """A delivery begins no further message after so long: it runs within the tick of a sensor."""
 CLAIM_SECONDS = 120
 """Longer than a delivery and its last message take together."""
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 60, 3600
+"""The wait after a first failure, doubled with each further one, and the longest."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS alerts (
@@ -68,6 +70,7 @@ class Raised:
     """An alert of the outbox, and what became of it at each target."""
 
     alert: Alert
+    """What was raised."""
     raised_at: datetime
     """When it was raised, in UTC."""
     last_seen: datetime

@@ -38,10 +38,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": server.compile_kernels,
     "webserver": server.webserver,
 }
+"""``qdag NAME``."""
 ALERTS: dict[str, Callable[..., None]] = {
     "test": alerts.try_targets,
     "list": alerts.list_alerts,
 }
+"""``qdag alerts NAME``."""
 DATA: dict[str, Callable[..., None]] = {
     "versions": data.versions,
     "diff": data.diff,
@@ -53,6 +55,7 @@ DATA: dict[str, Callable[..., None]] = {
     "restore-backup": backup.restore_backup,
     "show": look.show,
 }
+"""``qdag data NAME``."""
 
 
 def _group(about: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
@@ -71,7 +74,9 @@ def _group(about: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typ
 app = _group(
     "Market files in; versioned, checked, point-in-time features, factor metrics and tracked models out.", COMMANDS
 )
+"""The whole command."""
 data_app = _group("Versions and upkeep of the stored tables.", DATA)
+"""``qdag data`` alone."""
 app.add_typer(_group("Alerts: try the targets, see what was raised.", ALERTS), name="alerts")
 app.add_typer(data_app, name="data")
 

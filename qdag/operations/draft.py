@@ -29,6 +29,7 @@ NAMED = 3
 GOOD_FIT = 0.995
 """A calendar with this share of the files' days is looked no further from."""
 CANDIDATES = ("XNYS", "XSHG", "XHKG", "XTKS", "XLON", "XETR", "XPAR", "XTSE", "XASX", "XKRX", "XTAI", "XBOM", "24/7")
+"""Calendars that are tried, in this order."""
 ADJUSTED_BY = {
     "factor": "the files' own adjustment factor",
     "events": "splits and dividends",
@@ -52,7 +53,9 @@ COLUMN_NAMES = {
 }
 """Names that columns of unknown layouts often have, in lower case with underscores."""
 DATE_FORMATS = ("%Y-%m-%d", "%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y-%m-%d %H:%M:%S")
+"""How dates of unknown layouts are tried to be read."""
 RECENT = timedelta(days=10)
+"""Files that end less than this ago are taken for a delivery that goes on: no end is set."""
 _CHINESE = re.compile(r"(SH|SZ|BJ)\d{6}")
 _DATE = re.compile(r"(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])")
 

@@ -42,6 +42,7 @@ LIBRARIES = (
     "mlflow",
     "great-expectations",
 )
+"""Packages that nothing works without."""
 EXTRAS = {
     "torch": "torch",
     "kunquant": "bench",
@@ -49,7 +50,9 @@ EXTRAS = {
     "akshare": "sources",
     "baostock": "sources",
 }
+"""Packages that some of it needs, and the extra that brings each."""
 MIN_FREE_GIB = 2
+"""Less free disk is told."""
 STRAY_SHARE = 0.02
 """Of the days of files may be no session of their calendar; more is another exchange."""
 

@@ -18,6 +18,7 @@ class AssetStatus:
     """What is stored of one asset and universe."""
 
     asset: str
+    """Its name."""
     first: date | str
     """Its first stored session; a dash where nothing is stored."""
     last: date | str
