@@ -43,12 +43,11 @@ def status(universe: Universe = None, config: Config = None) -> None:
 
 def verify_bin(universe: Universe = None, start: Day = None, end: Day = None, config: Config = None) -> None:
     """Read every file of the Qlib directory back and compare it with raw_ohlcv, to the float32."""
-    settings = open_settings(config)
-    from qdag.stages import Platform, verify_bins
+    platform = open_platform(config)
+    from qdag.stages import verify_bins
 
-    name = universe_name(settings, universe)
-    first, last = day_of(start), day_of(end)
-    found = verify_bins(Platform.open(settings), name, first, last)
+    name = universe_name(platform.settings, universe)
+    found = verify_bins(platform, name, day_of(start), day_of(end))
     lines = found.lines()
     for line in lines[:SHOWN_FINDINGS]:
         typer.echo(line)
@@ -72,32 +71,22 @@ def show(
     config: Config = None,
 ) -> None:
     """A look at the newest rows of a table; of factor_metrics the newest date's best factors."""
-    settings = open_settings(config)
-    from qdag.stages import Platform, look
+    platform, console = open_platform(config), screen()
+    from qdag.stages import look
 
-    platform, name, console = Platform.open(settings), universe_name(settings, universe), screen()
-    first, last = day_of(start), day_of(end)
+    name = universe_name(platform.settings, universe)
     plain = (start, end, instruments, columns, version) == (None,) * 5
     if table == "factor_metrics" and plain:
         from qdag.views import metrics_of_a_day
 
         day, best = metrics_of_a_day(platform, name, rows=rows)
-        horizon = settings.training_for(name).horizon
+        horizon = platform.settings.training_for(name).horizon
         console.print(f"{name}, {day}, horizon {horizon}, pool all: the largest |RankIC| first")
         show_frame(console, best)
         console.print("over all dates, other horizons and pools: qdag top; single rows: --start, --end, --columns")
         return
-    frame = look(
-        platform,
-        table,
-        name,
-        first,
-        last,
-        names_in(instruments),
-        names_in(columns),
-        rows,
-        version,
-    )
+    first, last = day_of(start), day_of(end)
+    frame = look(platform, table, name, first, last, names_in(instruments), names_in(columns), rows, version)
     show_frame(console, frame, every_column=columns is not None)
 
 
@@ -112,15 +101,12 @@ def top(
     config: Config = None,
 ) -> None:
     """The best factors by |mean RankIC| over the stored dates."""
-    settings = open_settings(config)
-    from qdag.stages import Platform
+    platform, console = open_platform(config), screen()
     from qdag.views import leaderboard
 
-    name = universe_name(settings, universe)
-    first, last = day_of(start), day_of(end)
-    best = leaderboard(Platform.open(settings), name, horizon, pool, first, last, rows, table)
-    console = screen()
-    shown = horizon or settings.training_for(name).horizon
+    name = universe_name(platform.settings, universe)
+    best = leaderboard(platform, name, horizon, pool, day_of(start), day_of(end), rows, table)
+    shown = horizon or platform.settings.training_for(name).horizon
     console.print(f"{name}, horizon {shown}, pool {pool}: the largest |mean RankIC| first")
     show_frame(console, best)
 
@@ -131,14 +117,15 @@ def models(
     config: Config = None,
 ) -> None:
     """Registered models, the newest first, with their IC on the validation and the test sessions."""
-    settings = open_settings(config)
+    platform, console = open_platform(config), screen()
     from qdag.models.tracking import model_name
-    from qdag.stages import Platform
     from qdag.views import models
 
-    name, console = universe_name(settings, universe), screen()
-    found = models(Platform.open(settings), name)
-    console.print(f"{model_name(name)}, {len(found)} versions; {settings.mlflow.ui_url}/#/models/{model_name(name)}")
+    name = universe_name(platform.settings, universe)
+    found = models(platform, name)
+    console.print(
+        f"{model_name(name)}, {len(found)} versions; {platform.settings.mlflow.ui_url}/#/models/{model_name(name)}"
+    )
     show_frame(console, found.head(rows))
 
 
@@ -149,11 +136,10 @@ def pools(
     config: Config = None,
 ) -> None:
     """Members of every pool year by year, or on one date; and the listed members that the universe does not hold."""
-    settings = open_settings(config)
-    from qdag.stages import Platform, pool_report
+    platform, console = open_platform(config), screen()
+    from qdag.stages import pool_report
 
-    console = screen()
-    report = pool_report(Platform.open(settings), universe_name(settings, universe), day_of(day))
+    report = pool_report(platform, universe_name(platform.settings, universe), day_of(day))
     show_frame(console, report.summary)
     show_frame(console, report.counts)
     for heading, symbols in report.lists.items():
@@ -171,13 +157,11 @@ def report(
     config: Config = None,
 ) -> None:
     """Write the quality page of a universe and session, and say where it is."""
-    settings = open_settings(config)
+    platform = open_platform(config)
     from qdag.quality_report import newest_judged, write_page
-    from qdag.stages import Platform
 
-    name = universe_name(settings, universe)
-    store = Platform.open(settings).store
-    path = write_page(settings, store, name, day.date() if day else newest_judged(store, name))
+    name, store = universe_name(platform.settings, universe), platform.store
+    path = write_page(platform.settings, store, name, day_of(day) or newest_judged(store, name))
     typer.echo(str(path))
     if open_page:
         import webbrowser
@@ -192,8 +176,7 @@ def stale(universe: Universe = None, config: Config = None) -> None:
     from qdag.refresh import survey
 
     platform = open_platform(config)
-    settings = platform.settings
-    name = universe_name(settings, universe)
+    name = universe_name(platform.settings, universe)
     rows = []
     seen, files = survey(platform, name), unread_files(platform, name)
     for asset, found in seen.stale.items():

@@ -39,18 +39,15 @@ Assets = Annotated[str | None, typer.Option("--assets", help="comma-separated; a
 
 def demo(config: Config = None) -> None:
     """Run the whole chain on the embedded data and say what to open."""
-    from qdag.settings import load_settings
-
-    console = screen()
-    settings = load_settings(config)
+    platform, console = open_platform(config), screen()
+    settings = platform.settings
     universe = "sample" if "sample" in settings.universes else next(iter(settings.universes))
-    open_settings(config)
     spec = settings.universe(universe)
     console.print(f"Materializing universe {universe} ({spec.start} .. {spec.end}) into {settings.home}\n")
     outcome = run_assets(console, settings, universe, months=3)
     if not outcome.success:
         raise typer.Exit(FAILED)
-    _show_results(console, settings, universe, outcome)
+    _show_results(console, platform, universe, outcome)
     console.print(
         "\nWhat to open next:\n"
         "  qdag up (or make up), then\n"
@@ -60,12 +57,12 @@ def demo(config: Config = None) -> None:
     )
 
 
-def _show_results(console: "Console", settings: "Settings", universe: str, outcome: "Launched") -> None:
+def _show_results(console: "Console", platform: "Platform", universe: str, outcome: "Launched") -> None:
     """The best factors, and the model's metrics."""
-    from qdag.stages import Platform, best_factors
+    from qdag.stages import best_factors
 
-    horizon = settings.training_for(universe).horizon
-    best = best_factors(Platform.open(settings), universe, horizon)
+    horizon = platform.settings.training_for(universe).horizon
+    best = best_factors(platform, universe, horizon)
     console.print(f"\nTop factors by |mean RankIC|, horizon {horizon}:")
     show_frame(console, best)
     model = outcome.assets.get("trained_model", {})

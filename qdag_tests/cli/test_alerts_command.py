@@ -20,7 +20,7 @@ def alerts(home, *arguments: str, **environ: str) -> subprocess.CompletedProcess
     return command(home, "alerts", *arguments, QDAG_HOME=str(home), **environ)
 
 
-def test_the_test_alerts(tmp_path, webhook):
+def test_the_test_command(tmp_path, webhook):
     none = alerts(tmp_path, "test")
     assert none.returncode == 2
     assert "QDAG_ALERTS__URLS" in none.stderr
@@ -34,7 +34,7 @@ def test_the_test_alerts(tmp_path, webhook):
     assert "Traceback" not in both.stderr
 
 
-def test_the_list_alerts(tmp_path):
+def test_the_list_command(tmp_path):
     assert "no alert was raised" in alerts(tmp_path, "list").stdout
     outbox = Outbox(settings_of(tmp_path, urls=["json://127.0.0.1:1/x"]))
     outbox.put([alert("a"), alert("b", "ic_drop")], NOW)
