@@ -91,7 +91,7 @@ def test_dagster_yaml_serves_both_databases(
             kinds = "SELECT dagster_event_type, count(*) FROM event_logs GROUP BY 1"
             counts = {row[0]: row[1] for row in connection.execute(db.text(kinds))}
         engine.dispose()
-        assert counts["ASSET_MATERIALIZATION"] == counts["ASSET_MATERIALIZATION_PLANNED"] == 60
+        assert (counts["ASSET_MATERIALIZATION"], counts["ASSET_MATERIALIZATION_PLANNED"]) == (60, 2)
         assert not (tmp_path / "history").exists()
     else:
         assert (tmp_path / "history" / "runs" / "index.db").exists()

@@ -20,7 +20,9 @@ import pytest
 import sqlalchemy as db
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.event_log.sqlite.consolidated_sqlite_event_log import ConsolidatedSqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 
 from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
@@ -103,7 +105,11 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
         found[run_id] = {
             "status": run.status,
             "tags": dict(run.tags),
-            "events": sorted((e.event_type_value, str(e.asset_key), str(e.partition), str(e.step_key)) for e in events),
+            "events": sorted(
+                (e.event_type_value, str(e.asset_key), str(partition), str(e.step_key))
+                for e in events
+                for partition in _partitions(e)
+            ),
             "steps": sorted(
                 (s.step_key, str(s.status), len(s.materialization_events)) for s in instance.get_run_step_stats(run_id)
             ),
@@ -126,8 +132,18 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
             "tags": log.get_latest_tags_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/partition/universe"]
             ),
-            "pending": sorted(log.get_latest_asset_partition_materialization_attempts_without_materializations(key)),
-            "records": [[(r.run_id, r.partition_key) for r in _events(instance, key, kind)] for kind in kinds],
+            "pending": sorted(
+                (partition, run)
+                for partition, (run, _) in (
+                    log.get_latest_asset_partition_materialization_attempts_without_materializations(key).items()
+                )
+            ),
+            "failed": _failed(instance, key),
+            "planned": {day: _planned_by(log, key, day) for day in (None, *BOTH.get_partition_keys())},
+            "records": [
+                sorted((r.run_id, p) for r in _events(instance, key, kind) for p in _partitions(r.event_log_entry))
+                for kind in kinds
+            ],
             "event tags": sorted((str(sorted(t.items()))) for t in log.get_event_tags_for_asset(key)),
         }
     check = dg.AssetCheckKey(dg.AssetKey("factors"), "rows")
@@ -139,6 +155,25 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
 
 def _without_ids(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if not key.startswith("dagster/input_event_pointer/")}
+
+
+def _partitions(event: Any) -> Sequence[str | None]:
+    """The partitions that an event speaks of: of what a run planned there may be many."""
+    event = event.dagster_event if isinstance(event, EventLogEntry) else event
+    subset = event.partitions_subset
+    return [event.partition] if subset is None else list(subset.get_partition_keys())
+
+
+def _failed(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """The partitions that the UI shows as failed."""
+    value = get_and_update_asset_status_cache_value(instance, key, BOTH)
+    return sorted(value.deserialize_failed_partition_subsets(BOTH).get_partition_keys()) if value else []
+
+
+def _planned_by(log: EventLogStorage, key: dg.AssetKey, partition: str | None) -> str | None:
+    """The run that planned a partition last."""
+    info = log.get_latest_planned_materialization_info(key, partition)
+    return info.run_id if info else None
 
 
 def _record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Any:
@@ -179,11 +214,11 @@ def new_database(server: str) -> Callable[[], str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[bool], EventLogStorage]:
-    """A function that opens a new, empty event log, stock (True) or ours (False), on one backend."""
+    """A function that opens a new, empty event log, stock in one database (True) or ours (False), on one backend."""
     if request.param == "postgres":
         create = request.getfixturevalue("new_database")
         return lambda stock: (PostgresEventLogStorage if stock else PostgresEventLog)(create())
-    return lambda stock: (SqliteEventLogStorage if stock else SqliteEventLog)(
+    return lambda stock: (ConsolidatedSqliteEventLogStorage if stock else SqliteEventLog)(
         str(tmp_path / f"events{random.getrandbits(48):x}")
     )
 
@@ -236,7 +271,7 @@ def test_the_same_runs_give_the_same_answers(
         assert answers(ours) == expected
     assert expected["bars"]["materialized"] == [f"2020-01-{d:02d}|sample" for d in range(3, 9)]
     assert expected["failing"]["materialized"] == []
-    assert len(expected["failing"]["pending"]) == SESSIONS
+    assert len(expected["failing"]["pending"]) == len(expected["failing"]["failed"]) == SESSIONS
     assert expected[RUN_IDS[0]]["materializations"] == 2 * SESSIONS + 1
 
 
@@ -257,6 +292,31 @@ def test_a_history_of_the_stock_classes_is_read_and_continued(
     with dg.DagsterInstance.from_config(str(home)) as stock:
         read = stock.event_log_storage.get_materialized_partitions(dg.AssetKey("bars"))
         assert read == {*expected["bars"]["materialized"], "day 0", "day 1", "day 2"}
+
+
+def test_a_run_that_the_stock_classes_began_ends_in_its_own_file(history: list[EventLogEntry], tmp_path: Path) -> None:
+    stock, begun = SqliteEventLogStorage(str(tmp_path / "stock")), SqliteEventLogStorage(str(tmp_path / "ours"))
+    half = len(history) // 2
+    for event in history:
+        stock.store_event(event)
+    for event in history[:half]:
+        begun.store_event(event)
+    ours = SqliteEventLog(str(tmp_path / "ours"))
+    for event in history[half:]:
+        if event.run_id == RUN_IDS[0]:
+            ours.store_event(event)
+        else:
+            ours.store_event_batch([event])
+    assert history[half].run_id == RUN_IDS[0]
+    files = sorted(path.name for path in (tmp_path / "ours").glob("*.db"))
+    assert files == [f"{RUN_IDS[0]}.db", "index.db"]
+    for run_id in RUN_IDS:
+        read, expected = ours.get_records_for_run(run_id), stock.get_records_for_run(run_id)
+        assert [r.event_log_entry for r in read.records] == [r.event_log_entry for r in expected.records]
+        assert ours.get_stats_for_run(run_id) == stock.get_stats_for_run(run_id)
+    ours.delete_events(RUN_IDS[1])
+    assert ours.get_records_for_run(RUN_IDS[1]).records == []
+    assert len(ours.get_records_for_run(RUN_IDS[0]).records) > half
 
 
 def dump(log: EventLogStorage) -> dict[str, list[tuple[Any, ...]]]:
@@ -432,8 +492,6 @@ def test_a_killed_process_leaves_whole_batches(
         index = [row for row in rows["index.event_logs"] if row[1] == f"run{n}"]
         assert len(index) > 0
         assert len(index) % (2 * size) == 0
-        if isinstance(log, SqliteEventLog):
-            assert len(rows[f"run{n}.event_logs"]) - len(index) in (0, 2 * size)
     tags = rows["index.asset_event_tags"]
     assert len(tags) == sum(r[3] == "ASSET_MATERIALIZATION" for r in rows["index.event_logs"])
 
