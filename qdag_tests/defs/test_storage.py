@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -612,6 +613,61 @@ def test_other_urls_are_refused_without_showing_the_password(url: str, said: str
         psycopg2_url(url)
     assert "secret" not in str(raised.value)
     assert "postgresql://USER" in str(raised.value)
+
+
+def lean_chain(days: int) -> list[dg.AssetsDefinition]:
+    """Three assets in a row that tell two numbers of each session, as those of the platform do."""
+    partitions = dg.MultiPartitionsDefinition(
+        {
+            "date": dg.DailyPartitionsDefinition("2020-01-01", end_date=str(date(2020, 1, 1) + timedelta(days))),
+            "universe": dg.StaticPartitionsDefinition(["sample"]),
+        }
+    )
+
+    def build(name: str, deps: list[str]) -> dg.AssetsDefinition:
+        @dg.asset(name=name, partitions_def=partitions, deps=deps, backfill_policy=dg.BackfillPolicy.single_run())
+        def asset(context: dg.AssetExecutionContext) -> None:
+            for key in context.partition_keys:
+                context.add_asset_metadata({"dagster/row_count": 500, "nan_share": 0.001899}, partition_key=key)
+
+        return asset
+
+    return [build("one", []), build("two", ["one"]), build("three", ["two"])]
+
+
+def test_a_history_takes_few_bytes_and_a_runs_log_one_event_for_each_session_and_asset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BATCH_VARIABLE, "1000")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("QDAG_POSTGRES_URL", raising=False)
+    days, assets = 300, lean_chain(300)
+    with configured(tmp_path) as instance:
+
+        def size() -> int:
+            return sum(path.stat().st_size for path in (tmp_path / "history").rglob("*.db*"))
+
+        def run(last: int) -> str:
+            tags = {
+                "dagster/asset_partition_range_start": "2020-01-01|sample",
+                "dagster/asset_partition_range_end": f"{date(2020, 1, 1) + timedelta(last - 1)}|sample",
+            }
+            quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+            return dg.materialize(assets, instance=instance, tags=tags, run_config=quiet).run_id
+
+        run(1)
+        begun = size()
+        run_id = run(days)
+        written = (size() - begun) / (days * len(assets))
+        one = (run(1), size())[1]
+        daily = (run(1), size() - one)[1] / len(assets)
+        events = instance.event_log_storage.get_records_for_run(run_id, limit=10_000).records
+        shown = [len(instance.get_materialized_partitions(asset.key)) for asset in assets]
+    # 2.9 kB for each session and asset of a range, and 14 kB for those of a run of one session
+    assert written < 3_500
+    assert daily < 20_000
+    assert shown == [days] * len(assets)
+    assert len(events) < (days + 20) * len(assets)
 
 
 def _open_first(base: Path, gate: Any) -> None:
