@@ -105,8 +105,10 @@ def stage_seconds(instance: object, run_id: str) -> list[float]:
     found = {}
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):  # type: ignore[attr-defined]
         event = entry.dagster_event
-        # a range run has one event for each partition, all alike
-        found[event.asset_key] = float(event.step_materialization_data.materialization.metadata["seconds"].value)
+        metadata = event.step_materialization_data.materialization.metadata
+        # a range run has one event for each partition, of which the last tells of the whole window
+        if "seconds" in metadata:
+            found[event.asset_key] = float(metadata["seconds"].value)
     return list(found.values())
 
 
