@@ -75,8 +75,9 @@ def plan(
             )
         for wait in told.blocked:
             console.print(f"  {wait}")
-    free = shutil.disk_usage(next(f for f in (settings.home, *settings.home.parents) if f.exists())).free
-    console.print(f"in all about {duration(seconds)} and {size(large)}; {size(free)} are free")
+    if large:
+        free = shutil.disk_usage(next(f for f in (settings.home, *settings.home.parents) if f.exists())).free
+        console.print(f"in all about {duration(seconds)} and {size(large)}; {size(free)} are free")
 
 
 def stale(universe: Universe = None, config: Config = None) -> None:

@@ -255,7 +255,10 @@ def pools(
 
     console = screen()
     report = pool_report(Platform.open(settings), universe_name(settings, universe), day.date() if day else None)
-    show_frame(console, report.summary)
+    if len(report.summary):
+        show_frame(console, report.summary)
+    else:
+        console.print("no pools but all; others are set under [universes.NAME.pools], see docs/pools.md")
     show_frame(console, report.counts)
     for heading, symbols in report.lists.items():
         named = symbols if unmatched or day else symbols[:SHOWN_SYMBOLS]
@@ -329,6 +332,7 @@ def compile_kernels() -> None:
     import qdag.factors._kernels  # noqa: F401
     from qdag.engine.kernels.flags import load_all
 
+    typer.echo("compiling what is not in the cache yet; all kernels take a minute or more")
     typer.echo(f"{load_all()} kernels are compiled")
 
 

@@ -139,7 +139,7 @@ def _files(name: str, spec: UniverseSettings, source: FilesSource, sessions: np.
         wrong.append(f"none of their days is a session from {spec.start} on: correct start, end or calendar")
     if looked.refused:
         file, why = next(iter(looked.refused.items()))
-        found.append(f"{len(looked.refused)} no tables, for example {file} ({' '.join(why.split())[:60]})")
+        found.append(f"left out as no table: {len(looked.refused)}, for example {file} ({' '.join(why.split())[:60]})")
     if looked.unnamed:
         found.append(f"{len(looked.unnamed)} with a name that is no symbol, for example {looked.unnamed[0]}")
     yield Finding(part, "; ".join(found), not wrong, "; ".join(wrong))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qdag.settings import Settings
 
 FAILED, BAD_INPUT = 1, 2
-UNITS = {"raw_ohlcv": "steps", "factor_metrics": "factors", "trained_model": "models"}
+UNITS = {"kernels": "compiled", "raw_ohlcv": "steps", "factor_metrics": "factors", "trained_model": "models"}
 """What the progress of a stage counts, where it is not sessions."""
 
 Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
@@ -86,7 +86,19 @@ def launch(
         from qdag.defs.launch import launch
 
         progress.update(loading, completed=1)
-        return launch(settings, universe, start, end, assets, months, _reporter(progress), instruments, accepted)
+        report = _reporter(progress)
+        if assets is None:
+            _load_kernels(report)
+        return launch(settings, universe, start, end, assets, months, report, instruments, accepted)
+
+
+def _load_kernels(report: Callable[[str, int, int, int], None]) -> None:
+    """Compile what the whole chain needs and the cache lacks: for a minute in which nothing else would move."""
+    import qdag.engine
+    import qdag.factors._kernels  # noqa: F401
+    from qdag.engine.kernels.flags import load_all
+
+    load_all(lambda done, total: report("kernels", done, total, 0))
 
 
 def _quiet() -> None:

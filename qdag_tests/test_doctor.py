@@ -57,7 +57,7 @@ def test_the_data_of_every_universe_is_looked_at(tmp_path):
     assert good.ok
     assert good.remedy == ""
     for words in ("5 files, layout alphavantage", "AAPL, BA, KO and 1 more", "2021-01-04 .. 2021-04-21",
-                  "adjusted by splits and dividends", "1 no tables, for example BF.csv"):  # fmt: skip
+                  "adjusted by splits and dividends", "left out as no table: 1, for example BF.csv"):  # fmt: skip
         assert words in good.found
     assert "75 sessions of XNYS, 2021-01-04 .. 2021-04-21, region us" in found["universe good"][0].found
 
