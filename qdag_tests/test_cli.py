@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -36,12 +38,16 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def _qdag(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def _environment(**more: str) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("QDAG_", "DAGSTER_"))}
+    return clean | {"COLUMNS": "160"} | more
+
+
+def _qdag(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "qdag", *arguments],
         cwd=folder,
-        env=clean | {"COLUMNS": "160"} | environ,
+        env=_environment(**environ),
         capture_output=True,
         text=True,
         timeout=300,
@@ -138,8 +144,22 @@ def test_a_failed_run_is_code_1_and_names_the_cause(folder):
     done = _qdag(folder, "materialize", "raw_ohlcv", "--config", str(other))
     other.unlink()
     assert done.returncode == 1
-    assert "raw_ohlcv:" in done.stdout
+    assert "raw_ohlcv: " in done.stdout
+    assert "qdag.errors" not in done.stdout
     assert "none" in done.stdout
+
+
+def test_an_interrupted_run_says_so_in_a_sentence(tmp_path):
+    (tmp_path / "qdag.toml").write_text(TOML)
+    command = [sys.executable, "-m", "qdag", "materialize", "raw_ohlcv", "qlib_bin"]
+    with subprocess.Popen(command, cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, text=True) as run:
+        # its rows are there, its checks are not done yet
+        while not (tmp_path / "home" / "tables" / "raw_ohlcv").exists() and run.poll() is None:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        said, _ = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "raw_ohlcv: interrupted; the assets before it are done, and `qdag plan` tells what is left" in said
 
 
 def test_init_writes_a_file_that_loads_and_never_over_another(tmp_path):

@@ -170,4 +170,7 @@ def _run(
             # what the stage raised, not what Dagster wrapped it in, nor what it came from
             while error and error.cause and (error.cls_name or "").startswith("Dagster"):
                 error = error.cause
-            outcome.errors.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+            told = error.message.strip().removeprefix(f"qdag.errors.{error.cls_name}: ") if error else "failed"
+            if error and error.cls_name == "DagsterExecutionInterruptedError":
+                told = "interrupted; the assets before it are done, and `qdag plan` tells what is left"
+            outcome.errors.append(f"{event.step_key}: {told}")
