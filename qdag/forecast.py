@@ -1,7 +1,8 @@
 """What a run would do, before it runs: which sessions of which assets, how many rows, about how long and how large.
 
 Sessions are what the records and the calendar tell, so they are right or too many: whether an input will really change
-is known when it is computed. Rows, seconds and sizes are estimates. Nothing is stored; of files only a few are read.
+is known when it is computed. Rows, seconds and sizes are estimates. Nothing is stored; of files a few are read, and
+those that changed since they were read.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qdag.errors import SourceError
+from qdag.landing import unread
 from qdag.lineage import Reads
 from qdag.refresh import Blocked, survey
 from qdag.settings import FilesSource, SyntheticSource
@@ -102,7 +104,9 @@ def forecast(platform: Platform, universe: str, months: int) -> Forecast:
     new = np.setdiff1d(np.setdiff1d(sessions, have), beyond)
     seen = survey(platform, universe)
     stale = {name: found.sessions for name, found in seen.stale.items()}
-    raw = np.union1d(stale.get("raw_ohlcv", new[:0]), new)
+    files = unread(platform, universe)
+    changed = np.setdiff1d(np.intersect1d(files.sessions, have), beyond)
+    raw = np.union1d(np.union1d(stale.get("raw_ohlcv", new[:0]), new), changed)
     todo: dict[str, np.ndarray] = {"raw_ohlcv": raw}
     for asset in asset_names(settings)[1:]:
         if asset in ("trained_model", "predictions"):
@@ -124,6 +128,8 @@ def forecast(platform: Platform, universe: str, months: int) -> Forecast:
     for asset, days in todo.items():
         if len(days):
             reason = seen.stale[asset].reason() if seen.stale.get(asset) else "inputs would change"
+            if asset == "raw_ohlcv" and len(changed):
+                reason = files.reason
             steps.append(_step(platform, universe, asset, days, _why(asset, days, new, reason), per_session))
     return Forecast(universe, source, tuple(steps), tuple(seen.blocked), new, not len(have), beyond, newest)
 

@@ -14,6 +14,7 @@ from qdag.forecast import forecast
 from qdag.refresh import survey
 from qdag.settings import FilesSource, Settings, SyntheticSource, UniverseSettings
 from qdag.stages import Platform
+from qdag_tests.vendor_files import days_of, write_us
 
 START, END = date(2018, 1, 2), date(2018, 6, 29)
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
@@ -85,6 +86,26 @@ def test_a_correction_is_foreseen_as_far_as_it_reaches(built):
     assert "raw_ohlcv" not in told
     assert told["alpha158"].sessions[0].item() == day
     assert "inputs changed" in told["qlib_bin"].why
+
+
+def test_a_file_that_changed_since_it_was_read_is_planned(tmp_path):
+    """And only the sessions whose rows differ, with what looks back on them; plan and stale tell the same."""
+    days = days_of("XNYS", date(2018, 1, 2), date(2018, 3, 29))
+    folder = write_us(tmp_path / "files", ["AAA", "BBB"], days)
+    market = UniverseSettings(source=FilesSource(path=folder), calendar="XNYS", start=days[0], end=days[-1])
+    platform = Platform.open(Settings(home=tmp_path / "home", universes={"us": market}, horizons=(1,)))
+    stages.raw_ohlcv(platform, "us", days[0], days[-1])
+    stages.qlib_bin(platform, "us", days[0], days[-1])
+    settled = [step.asset for step in forecast(platform, "us", months=0).steps]
+    assert "raw_ohlcv" not in settled
+    assert "qlib_bin" not in settled
+    text = (folder / "AAA.csv").read_text()
+    (folder / "AAA.csv").write_text(text.replace(f"{days[20]},10.0,11.0", f"{days[20]},10.0,12.0"))
+    told = {step.asset: step for step in forecast(platform, "us", months=0).steps}
+    assert told["raw_ohlcv"].sessions.tolist() == [days[20]]
+    assert told["raw_ohlcv"].why == "changed AAA.csv"
+    assert told["qlib_bin"].sessions[0].item() == days[20]
+    assert "inputs would change" in told["qlib_bin"].why
 
 
 def test_days_after_the_files_are_told_and_not_planned(tmp_path, monkeypatch):
