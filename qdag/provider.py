@@ -4,6 +4,7 @@ Writing one belongs to ``qdag.store``, taking data from a foreign one to ``qdag.
 A file that does not hold what it should is a ValueError: what is to be done about it depends on whose directory it is.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def read_spans(path: Path) -> dict[str, tuple[np.datetime64, np.datetime64]]:
     ValueError where a line is none of a name, a first and a last day.
     """
     spans: dict[str, tuple[np.datetime64, np.datetime64]] = {}
+    for name, first, last in iter_spans(path):
+        known = spans.get(name, (first, last))
+        spans[name] = min(first, known[0]), max(last, known[1])
+    return spans
+
+
+def iter_spans(path: Path) -> Iterator[tuple[str, np.datetime64, np.datetime64]]:
+    """Each span of an instruments file: instrument, first and last day; ValueError as of ``read_spans``."""
     first: np.datetime64
     last: np.datetime64
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
@@ -79,11 +88,7 @@ def read_spans(path: Path) -> dict[str, tuple[np.datetime64, np.datetime64]]:
             first, last = np.datetime64(start, "D"), np.datetime64(end, "D")
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line!r} is no instrument with a first and a last day") from None
-        name = instrument_of(symbol)
-        if name in spans:
-            first, last = min(first, spans[name][0]), max(last, spans[name][1])
-        spans[name] = first, last
-    return spans
+        yield instrument_of(symbol), first, last
 
 
 def parse_bin(content: bytes, path: str | Path) -> tuple[int, np.ndarray]:

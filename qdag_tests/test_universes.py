@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qdag import stages
-from qdag.errors import MissingDataError, PanelError, SessionError, SourceError
+from qdag.errors import MissingDataError, PanelError, SessionError, SourceError, StoreError
 from qdag.factors import factor_metrics, iter_factor_metrics
 from qdag.provider import qlib_symbol
 from qdag.quality import Scope, frames, rules_for, violations
@@ -407,6 +407,15 @@ def test_a_pool_that_was_never_written_says_what_to_do(chain):
     report = stages.pool_report(other, "toy")
     assert report.summary["written"].tolist() == ["no"]
     assert platform.settings.provider("toy") == other.settings.provider("toy")
+
+
+def test_a_torn_file_of_a_pool_is_told_with_its_line_and_remedy(tmp_path):
+    (tmp_path / "instruments").mkdir()
+    torn = tmp_path / "instruments" / "liquid.txt"
+    torn.write_text("AAPL\t2000-01-03\t2010-12-31\nIBM\t2000-01")
+    assert read_pool(tmp_path, "other") is None
+    with pytest.raises(StoreError, match=r"liquid\.txt, line 2: 'IBM\\t2000-01' is no .*materialize qlib_bin again"):
+        read_pool(tmp_path, "liquid")
 
 
 def test_industries_are_a_field_of_custom_factors(chain):

@@ -3,8 +3,7 @@
 from datetime import date
 from pathlib import Path
 
-from qdag.provider import qlib_symbol
-from qdag.store.qlib_bin import read_calendar, read_instruments
+from qdag.store.qlib_bin import read_calendar, read_instruments, read_spans_of
 from qdag.universes import Pool, Span
 
 Days = dict[str, tuple[date, date]]
@@ -12,16 +11,11 @@ Days = dict[str, tuple[date, date]]
 
 def read_pool(provider: Path, name: str) -> Pool | None:
     """A pool with all its spans, instruments under their own names; None without a file (Qlib reads no empty one)."""
-    path = Path(provider) / "instruments" / f"{name}.txt"
-    if not path.exists():
+    spans = read_spans_of(provider, name)
+    if spans is None:
         return None
-    spans = []
-    for line in path.read_text("utf-8").splitlines():
-        symbol, start, end = line.split("\t")[:3]
-        # the writer's tail behind a word that Qlib reads as missing
-        instrument = symbol[:-1] if qlib_symbol(symbol[:-1]) == symbol else symbol
-        spans.append(Span(instrument, date.fromisoformat(start[:10]), date.fromisoformat(end[:10])))
-    return Pool(name, tuple(sorted(spans)))
+    days = (Span(instrument, first.astype(date), last.astype(date)) for instrument, first, last in spans)
+    return Pool(name, tuple(sorted(days)))
 
 
 def published_days(provider: Path) -> Days:

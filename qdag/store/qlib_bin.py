@@ -36,7 +36,7 @@ import numpy as np
 
 from qdag.engine.panel import Panel
 from qdag.errors import MissingDataError, StoreError, unknown
-from qdag.provider import SUFFIX, folder_name, parse_bin, qlib_symbol, read_days, read_spans
+from qdag.provider import SUFFIX, folder_name, iter_spans, parse_bin, qlib_symbol, read_days, read_spans
 from qdag.settings import NAME_PATTERN
 from qdag.store.panels import ENGINE_FIELDS
 from qdag.store.streams import ahead
@@ -252,14 +252,14 @@ class QlibBinWriter:
         """Delete what nothing refers to any more; the number of instruments."""
         wanted = {folder_name(n) for n in listed}
         removed = 0
-        for folder in self.features.iterdir():
-            if folder.name not in wanted:
-                shutil.rmtree(folder)
-                removed += 1
+        for entry in self.features.iterdir():
+            if entry.name not in wanted:
+                removed += entry.is_dir() and not entry.is_symlink()
+                _remove(entry)
         files = {"all.txt", *(f"{name}.txt" for name in pools)}
         for path in (self.provider / "instruments").iterdir():
             if path.name not in files:
-                path.unlink()
+                _remove(path)
         shutil.rmtree(self.provider / OLD, ignore_errors=True)
         return removed
 
@@ -717,8 +717,22 @@ def read_instruments(provider: Path, pool: str = "all") -> dict[str, tuple[np.da
     path = Path(provider) / "instruments" / f"{pool}.txt"
     if not path.exists():
         return {}
-    try:
+    with _told():
         return read_spans(path)
+
+
+def read_spans_of(provider: Path, pool: str) -> list[tuple[str, np.datetime64, np.datetime64]] | None:
+    """Every span of a pool file: instrument, first and last date; None where there is no file."""
+    path = Path(provider) / "instruments" / f"{pool}.txt"
+    with _told():
+        return list(iter_spans(path)) if path.exists() else None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of an instruments file are those of the store, with the remedy."""
+    try:
+        yield
     except ValueError as error:
         raise StoreError(
             f"{error}; delete the calendar beside it (calendars/day.txt) and materialize qlib_bin again"
@@ -924,6 +938,14 @@ def _sync(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder with what is in it, or whatever else lies there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextmanager

@@ -153,6 +153,20 @@ def test_leftovers_of_a_crash_do_not_become_visible(tmp_path):
     assert {k: v for k, v in got.items() if "future" not in k} == {k: v for k, v in want.items() if "future" not in k}
 
 
+def test_what_others_put_there_stops_no_write_and_goes(tmp_path):
+    whole = panel([[1, 2, 3, 4, 5, 6]] * 2)
+    writer = QlibBinWriter(tmp_path)
+    writer.write(whole.window(0, 3), SESSIONS)
+    (tmp_path / "features" / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "features" / "link").symlink_to(tmp_path / "instruments")
+    (tmp_path / "instruments" / "old").mkdir()
+    assert "features/.DS_Store: belongs to no listed instrument" in differences(tmp_path, whole.window(0, 3))
+    report = writer.write(whole.window(3, 6), SESSIONS)
+    assert report.removed == 0
+    assert differences(tmp_path, whole, pools=[]) == []
+    assert (tmp_path / "instruments" / "all.txt").exists()
+
+
 def test_what_stops_a_publication_and_what_leaves_an_instrument_out(tmp_path):
     writer = QlibBinWriter(tmp_path)
     with pytest.raises(StoreError, match=r"2 of 4.*ab: shares the folder 'ab' with 'AB'; na_: shares .* with 'NA'"):
