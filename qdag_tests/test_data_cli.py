@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from unittest.mock import patch
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -13,7 +14,9 @@ from qdag import maintenance, stages
 from qdag.cli import app
 from qdag.errors import StoreError, UnknownNameError
 from qdag.models.records import Registered, record
+from qdag.quality import profile_table, quality_table
 from qdag.refresh import survey
+from qdag.schema import DELIVERIES
 from qdag.settings import RetentionSettings, Settings, load_settings
 from qdag.stages import Platform
 from qdag.store.integrity import verify
@@ -324,6 +327,26 @@ def test_damaged_bookkeeping_stops_no_repair(folder, platform):
     assert set(_stale(platform)) == {"qlib_bin", "basic_statistics", "labels"}
     _refresh(platform)
     assert all(frame.equals(before[table]) for table, frame in contents(platform).items())
+
+
+@pytest.mark.parametrize(
+    ("spec", "comes_back"),
+    [
+        (DELIVERIES, "the files are read again when raw_ohlcv is materialized"),
+        (quality_table("labels"), "the rules are judged again when labels is materialized"),
+        (profile_table("labels"), "they are measured again when labels is materialized"),
+    ],
+)
+def test_what_is_only_written_down_is_taken_out_and_comes_back_by_itself(folder, platform, spec, comes_back):
+    values = {"date32": START, "string": "a", "int64": 1, "float32": 1.0, "float64": 1.0}
+    row = {column.name: values[column.dtype] for column in spec.columns} | {"universe": "toy"}
+    platform.store.replace(spec, "toy", START, START, pa.Table.from_pylist([row], schema=spec.arrow()), {})
+    _flip(file_of(platform, spec.name, month="2018-01"))
+    _flip(file_of(platform, "labels"))
+    out = qdag(folder, "verify", "--repair")
+    assert f"{spec.name}: 1 rows of damaged files are taken out; {comes_back}" in out
+    assert "repaired labels of toy" in out
+    qdag(folder, "verify")
 
 
 def test_logs_that_a_power_cut_has_torn_are_repaired(folder, platform):

@@ -147,6 +147,7 @@ def restore_backup(
         if name not in manifest["tables"]:
             raise unknown(f"table of backup {manifest['id']}", name, manifest["tables"])
         folder = store.folder(name)
+        _settle(folder)
         if folder.exists() and any(folder.iterdir()) and not force:
             raise StoreError(
                 f"table {name!r} is stored already at {folder}; restore into an empty data home, or replace it by the "
@@ -232,6 +233,18 @@ def _table_files(store: TableStore, name: str, newest: int, versions: list[int])
                     known[path] = digest(source)
             files.append({**file, "sha256": known[path]})
     return sorted(files, key=lambda file: str(file["path"]))
+
+
+def _settle(folder: Path) -> None:
+    """End what a restore that died left beside a table's folder: the table is the new one where that was in place
+    already, else the old one."""
+    for old in folder.parent.glob(f"_replaced-{folder.name}-*"):
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+    for part in folder.parent.glob(f"_restoring-{folder.name}-*"):
+        shutil.rmtree(part)
 
 
 def _restore_table(store: TableStore, name: str, filesystem: "FileSystem", root: str, table: dict[str, Any]) -> None:
