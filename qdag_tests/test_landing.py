@@ -1,13 +1,15 @@
 """Landed files: which count, which sessions they change, and what a refused file leaves alone."""
 
 import json
+import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qdag import stages
+from qdag import schema, stages
 from qdag.landing import Cursor, arrivals, cursor_file
 from qdag.settings import AutomationSettings, FilesSource, Settings, UniverseSettings
 from qdag.stages import Platform
@@ -215,3 +217,20 @@ def test_a_marker_says_that_a_file_is_whole(tmp_path):
     assert "may still be being written" in folder.settle().reason
     folder.drop("AAA.csv.done", "")
     assert folder.look().request is not None
+
+
+@pytest.mark.parametrize("column", [column.name for column in schema.DELIVERIES.columns if column.nullable])
+def test_what_was_written_down_before_a_column_was_there_does_not_stop_a_reading(folder, column):
+    folder.take(folder.settle().request)
+    store = folder.platform.store
+    before, rows = store.read("raw_ohlcv", "us"), store.read("deliveries", "us")
+    day = rows["date"][0].as_py()
+    shutil.rmtree(store.folder("deliveries"))
+    folder.platform = Platform.open(folder.platform.settings)
+    store = folder.platform.store
+    older = replace(schema.DELIVERIES, columns=tuple(c for c in schema.DELIVERIES.columns if c.name != column))
+    store.replace(older, "us", day, day, rows.select(older.arrow().names), {})
+    folder.settle()
+    stages.raw_ohlcv(folder.platform, "us", START, END)
+    assert store.read("raw_ohlcv", "us").equals(before)
+    assert "none of 3 files has changed" in folder.settle().reason

@@ -1,5 +1,7 @@
 """Which sessions are stale, and why: against recomputation, on a small market with corrections."""
 
+import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from qdag import schema, stages
+from qdag import lineage, schema, stages
 from qdag.lineage import Reads, window_digests
 from qdag.refresh import survey
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
@@ -207,3 +209,21 @@ def test_only_the_columns_whose_definition_changed_are_computed(tmp_path, monkey
     asked.clear()
     stages.feature_stage("custom_factors")(second, "toy", START, last)
     assert asked == [set(factors)]
+
+
+@pytest.mark.parametrize("column", [column.name for column in schema.LINEAGE.columns if column.nullable])
+def test_records_of_before_a_column_was_there_are_read_and_written(tmp_path, column):
+    """As an older version of the table is when it was restored."""
+    end = date(2018, 1, 31)
+    names = ("raw_ohlcv", "qlib_bin", "price_features")
+    platform = Platform.open(settings(tmp_path))
+    run(platform, names, START, end)
+    rows = platform.store.read("lineage", "toy")
+    shutil.rmtree(platform.store.folder("lineage"))
+    platform = Platform.open(settings(tmp_path))
+    older = replace(schema.LINEAGE, columns=tuple(c for c in schema.LINEAGE.columns if c.name != column))
+    platform.store.replace(older, "toy", START, end, rows.select(older.arrow().names), {})
+    lineage.block(platform.store, "toy", "price_features", end, end, "structure", {})
+    assert not len(survey(platform, "toy", names).stale["raw_ohlcv"].sessions)
+    run(platform, names, START, end)
+    assert not any(survey(platform, "toy", names).stale.values())

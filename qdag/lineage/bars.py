@@ -48,8 +48,9 @@ def reconcile(
         return
     span: tuple[date, date] | None = None
     seen = -1
-    if known.num_rows:
-        newest = known.slice(pc.index(known["version"], pc.max(known["version"])).as_py(), 1).to_pylist()[0]
+    # no table of records older than its column has a version
+    if (last := pc.max(known["version"])).is_valid:
+        newest = known.slice(pc.index(known["version"], last).as_py(), 1).to_pylist()[0]
         # records of an earlier version of qdag name no commit: they are made anew, once
         if newest["commit"] is not None and log.holds(newest["version"], newest["commit"]):
             seen = newest["version"]

@@ -32,7 +32,8 @@ class Reading:
 
     ``hashes``: SHA-256 of every file by its path in the source; ``stamps``: its size, and its time of change in ns (0:
     not known). ``since`` and ``until``: first and last session that were compared. ``last``: the last date that a file
-    tells, None for files without dates. ``way``: digest of what else the bars depend on. ``version`` of raw_ohlcv.
+    tells, None for files without dates. ``way``: digest of what else the bars depend on. ``version`` of raw_ohlcv, None
+    where it is not known.
     """
 
     hashes: Mapping[str, str]
@@ -41,7 +42,7 @@ class Reading:
     until: date
     last: date | None
     way: str
-    version: int
+    version: int | None
 
 
 def fingerprint(hashes: Mapping[str, str], reading: str) -> str:
@@ -54,7 +55,8 @@ def newest_reading(store: TableStore, universe: str) -> Reading | None:
     """What is known of the files that were read last; None where none were, or where the contradictions that were
     written down with them are not those that are there."""
     rows = _stored(store, universe)
-    rows = rows.filter(pc.field("contradicted") == len(contradictions(store, universe)[0]))
+    told = pc.field("contradicted") == len(contradictions(store, universe)[0])
+    rows = rows.filter(told & pc.field("since").is_valid())
     if not rows.num_rows:
         return None
     # what an older version of qdag wrote tells no contradictions: of what is left there is one reading
@@ -96,6 +98,7 @@ def unchanged(
     known = newest_reading(store, universe)
     if (
         known is None
+        or known.version is None
         or known.way != reading
         or known.hashes != hashes
         or not known.since <= start <= end <= known.until
