@@ -209,7 +209,13 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
             if died := lost(context.instance, universe, automation.again_seconds):
                 requests += died
                 continue
-            seen = survey(platform, universe)
+            try:
+                seen = survey(platform, universe)
+            except Exception as error:
+                # whatever is wrong with one universe, the others go on
+                context.log.exception(f"what is stale in universe {universe} cannot be told")
+                reasons.append(f"{universe}: what is stale cannot be told: {error}")
+                continue
             wanted = [part for request in seen.requests for part in chunks(platform, request)]
             for part in wanted:
                 request, reason = ask(context.instance, part, job.name, automation.again_seconds)

@@ -286,6 +286,29 @@ def test_stale_sessions_are_asked_for_in_chunks_and_once(tmp_path, filled):
     assert len(keys) == 2
 
 
+def test_one_universe_of_which_nothing_can_be_told_stops_no_other(house):
+    market = house.settings.universe("us")
+    house.settings = house.settings.model_copy(update={"universes": {"bad": market, "us": market}})
+    house.platform = Platform.open(house.settings)
+    house.repository = build_defs(house.settings, house.platform).get_repository_def()
+    house.drop(20)
+    for universe in house.settings.universes:
+        stages.raw_ohlcv(house.platform, universe, START, house.days[19].item())
+    store = house.platform.store
+    [damaged] = [file for file in store.files("raw_ohlcv").to_pylist() if file["universe"] == "bad"]
+    (store.folder("raw_ohlcv") / damaged["path"]).write_bytes(b"damaged")
+    # to be recorded anew, its bars are read
+    lineage.withdraw(store, "bad", "raw_ohlcv", START, END, {})
+    requests = house.tick("stale_sessions").run_requests
+    assert {request.tags["qdag/universe"] for request in requests} == {"us"}
+    for request in requests:
+        house.instance.add_run(create_run(house, request.tags))
+    told = house.tick("stale_sessions").skip_message
+    assert "bad: what is stale cannot be told: " in told
+    assert "universe=bad" in told
+    assert "us: run" in told
+
+
 def scaled(rows, column: str, by: float):
     import pyarrow.compute as pc
 
