@@ -37,6 +37,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    # click names the nearest command by itself
+    suggest_commands=False,
     pretty_exceptions_enable=False,
 )
 app.command()(features)

@@ -498,7 +498,7 @@ def table_spec(settings: Settings, table: str) -> schema.TableSpec | None:
         return schema.labels_table(settings.horizons)
     if table in schema.FEATURE_TABLES:
         features = features_of(settings, table)
-        columns = [(f.name, f.about + (f". {f.expression}" if f.expression else "")) for f in features]
+        columns = [(f.name, f.about + (f". `{f.expression}`" if f.expression else "")) for f in features]
         return schema.feature_table(table, columns, DESCRIPTIONS[table], {f.name: f.unit for f in features})
     return schema.table(table)
 
@@ -511,7 +511,8 @@ DESCRIPTIONS = {
     "technical_indicators": "Moving averages to KDJ; TA-Lib where TA-Lib has it.",
     "price_features": "Price changes, positions, ratios, volatilities and momentum.",
     "custom_factors": "Expressions of the settings.",
-    "trained_model": "LightGBM per universe and month end, trained on stored features and tracked in MLflow.",
+    "trained_model": "LightGBM per universe and month end, trained on stored features and tracked in MLflow. Its "
+    "partitions are months: choosing sessions of the other assets trains nothing, the job `training` does.",
 }
 
 

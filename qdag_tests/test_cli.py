@@ -128,6 +128,13 @@ def test_bad_input_is_one_paragraph_and_code_2(folder, materialized, arguments, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_misspelt_command_names_the_nearest_once(folder):
+    for arguments in (("materialze",), ("data", "verfy"), ("alerts", "tst")):
+        done = _qdag(folder, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.count("Did you mean") == 1
+
+
 def test_a_failed_run_is_code_1_and_names_the_cause(folder):
     toml = TOML.replace(
         'kind = "synthetic", seed = 3, instruments = 12, planted_ic = 0.3', 'kind = "files", path = "none"'
