@@ -282,7 +282,7 @@ def report(
 
     name = universe_name(settings, universe)
     store = Platform.open(settings).store
-    path = write_page(settings, store, name, day.date() if day else newest_judged(store, name))
+    path = write_page(settings, store, name, day.date() if day else newest_judged(settings, store, name))
     typer.echo(str(path))
     if open_page:
         import webbrowser

@@ -62,10 +62,17 @@ def write_pages(settings: Settings, store: "TableStore", universe: str, sessions
     return _write(settings, kept, last)
 
 
-def newest_judged(store: "TableStore", universe: str) -> date:
-    """The newest session that some check has judged; MissingDataError where there is none."""
+def newest_judged(settings: Settings, store: "TableStore", universe: str) -> date:
+    """The newest session of the universe that some check has judged; MissingDataError where there is none.
+
+    What was judged when the universe reached further does not count.
+    """
+    spec = settings.universe(universe)
+    span = np.array([spec.start, spec.end or date.max], "M8[D]")
     names = [n for n in (quality_table(t).name for t in JUDGED) if store.exists(n)]
-    newest = [sessions[-1].item() for sessions in (store.sessions(n, universe) for n in names) if len(sessions)]
+    judged = (store.sessions(name, universe) for name in names)
+    inside = (days[(days >= span[0]) & (days <= span[1])] for days in judged)
+    newest = [days[-1].item() for days in inside if len(days)]
     if not newest:
         raise MissingDataError(f"no check has judged universe {universe!r} yet; run `qdag materialize -u {universe}`")
     return max(newest)

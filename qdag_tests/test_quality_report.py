@@ -173,7 +173,7 @@ def test_a_run_writes_its_last_page_and_the_failing_ones(settings: Settings, sto
     written = sorted(p.name for p in path.parent.iterdir())
     assert written == [f"{session(settings, at)}.html" for at in (100, 110, 119)]
     assert "structural rule broken" in page_path(settings, "toy", session(settings, 110)).read_text()
-    assert newest_judged(store, "toy") == session(settings, 119)
+    assert newest_judged(settings, store, "toy") == session(settings, 119)
 
 
 def test_what_cannot_be_shown_is_explained(settings: Settings, store: TableStore, tmp_path: Path) -> None:
@@ -184,7 +184,18 @@ def test_what_cannot_be_shown_is_explained(settings: Settings, store: TableStore
     with pytest.raises(UnknownNameError, match="toy"):
         write_page(settings, store, "tyo", date(2020, 1, 3))
     with pytest.raises(MissingDataError, match="no check has judged"):
-        newest_judged(TableStore(tmp_path / "empty"), "toy")
+        newest_judged(settings, TableStore(tmp_path / "empty"), "toy")
+
+
+def test_days_judged_beyond_a_universe_that_ends_earlier_now_are_not_shown(
+    settings: Settings, store: TableStore
+) -> None:
+    """As after a first run without an end over files that end earlier."""
+    end = session(settings, 80)
+    market = settings.universe("toy").model_copy(update={"end": end})
+    shorter = settings.model_copy(update={"universes": {"toy": market}})
+    assert newest_judged(shorter, store, "toy") == end
+    assert write_page(shorter, store, "toy", end).exists()
 
 
 def test_offenders_survive_the_store(settings: Settings, store: TableStore) -> None:
