@@ -152,6 +152,7 @@ def test_mlflow_is_kept_apart(compose: dict[str, Any]) -> None:
         name for name, service in services.items() if set(service["networks"]) & set(services["mlflow"]["networks"])
     }
     assert near == {"mlflow", "postgres", "code"}
+    assert services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert {network for service in services.values() for network in service["networks"]} == set(compose["networks"])
 
 
