@@ -51,7 +51,7 @@ class Site:
     @classmethod
     def made(cls, root: Path, seed: int, instruments: int = 8, sessions: int = 110, more: int = 60) -> "Site":
         """Two universes of made-up files, shown as far as the first ``sessions``; ``more`` can be delivered later."""
-        from qdag.sessions import SessionCalendar
+        from qdag.core.sessions import SessionCalendar
 
         days: list[date] = SessionCalendar("XNYS", date(2019, 8, 1), date(2020, 12, 31)).all.tolist()
         sizes = {UNIVERSE: instruments, OTHER: max(3, instruments // 2)}
@@ -86,8 +86,8 @@ class Site:
         return path
 
     def platform(self, home: Path) -> Any:
+        from qdag.assets.platform import Platform
         from qdag.settings import load_settings
-        from qdag.stages import Platform
 
         return Platform.open(load_settings(self.config(home), {}))
 
@@ -262,13 +262,13 @@ class _Marks:
 
 def _step(config: str, words: Words) -> int:
     """One command: ``data ...`` is the real one, ``materialize`` and ``refresh`` do what theirs do without Dagster."""
+    from qdag.assets.platform import Platform
     from qdag.settings import load_settings
-    from qdag.stages import Platform
 
     if words[0] == "data":
-        from qdag.data_cli import app
+        from qdag.cli.main import data_app
 
-        return app([*words[1:], "--config", config], standalone_mode=False) or DONE
+        return data_app([*words[1:], "--config", config], standalone_mode=False) or DONE
     platform = Platform.open(load_settings(config, {}))
     if words[0] == "adopt":
         adopt(platform, words[1])
@@ -283,14 +283,14 @@ def _step(config: str, words: Words) -> int:
 
 def chain(platform: Any) -> list[str]:
     """All assets that are no models, in order."""
-    from qdag.stages import asset_names
+    from qdag_tests.stages import asset_names
 
     return [name for name in asset_names(platform.settings) if name not in ("trained_model", "predictions")]
 
 
 def refresh(platform: Any, universe: str) -> None:
     """Compute what is stale until nothing is."""
-    from qdag.refresh import survey
+    from qdag.operations.survey import survey
 
     asked: set[tuple[Any, ...]] = set()
     while requests := survey(platform, universe, chain(platform)).requests:
@@ -367,7 +367,7 @@ def months(platform: Any, universe: str) -> Iterator[tuple[date, date]]:
 def provider_digests(provider: Path) -> Sessions:
     """Digest of what a Qlib directory holds of each session of its calendar; none where it has no calendar."""
     from qdag.errors import MissingDataError
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     try:
         panel = read_provider_panel(provider)
@@ -449,8 +449,9 @@ class Judge:
         ``trusted``: assets that somebody changed on purpose, with a command that says what to do about it: they may
         differ until that is done.
         """
-        from qdag.maintenance import lost_sessions, verify_tables
-        from qdag.refresh import survey
+        from qdag.operations.repair import lost_sessions
+        from qdag.operations.survey import survey
+        from qdag.operations.upkeep import verify_tables
 
         platform, found = self.site.platform(home), Look()
         double = dict(twins(platform.store))
@@ -529,7 +530,7 @@ def rows(platform: Any, universe: str, name: str) -> Any:
 
 def landed(platform: Any, universe: str) -> set[date]:
     """Sessions that a look at the folder would ask raw_ohlcv for."""
-    from qdag.landing import Cursor, arrivals
+    from qdag.operations.landing import Cursor, arrivals
 
     first = arrivals(platform, universe, Cursor())
     request = arrivals(platform, universe, first.cursor, time.time() + 3600).request
@@ -553,7 +554,7 @@ def flip(platform: Any, name: str, rng: np.random.Generator) -> str | None:
 
 def settle(judge: Judge, home: Path, before: Sequence[Words] = ()) -> tuple[list[str], float]:
     """Do what the documents say until nothing is left to do; what went wrong, and seconds."""
-    from qdag.maintenance import verify_tables
+    from qdag.operations.upkeep import verify_tables
 
     began = time.perf_counter()
     site, problems = judge.site, []

@@ -14,11 +14,11 @@ MODULES = (
     "typer",
     "rich.table",
     "rich.progress",
-    "qdag.data_cli",
-    "qdag.refresh",
-    "qdag.maintenance",
-    "qdag.landing",
-    "qdag.store.qlib_bin",
+    "qdag.cli.data",
+    "qdag.operations.survey",
+    "qdag.operations.repair",
+    "qdag.operations.landing",
+    "qdag.store.qlib.writer",
     "qdag.store.backup",
     "qdag.store.deliveries",
     "qdag.sources.files",
@@ -30,8 +30,7 @@ def warm() -> None:
     """Import what commands import late, and load the kernels of all features and of the factor metrics."""
     from qdag.engine import Panel, compute
     from qdag.factors.metrics import iter_factor_metrics
-    from qdag.features.catalogue import feature_set
-    from qdag.features.indicators import compute_indicators
+    from qdag.features.catalogue import feature_sets
 
     for name in MODULES:
         importlib.import_module(name)
@@ -40,9 +39,8 @@ def warm() -> None:
     prices = np.random.default_rng(1).uniform(10, 11, shape).astype(np.float32)
     fields = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", "amount")
     panel = Panel(("A", "B", "C"), sessions, dict.fromkeys(fields, prices))
-    for table in ("alpha158", "basic_statistics", "price_features"):
-        compute({f.name: f.expression for f in feature_set(table) if f.expression}, panel, threads=1)
-    compute_indicators(panel, threads=1)
+    for one in feature_sets().values():
+        one.code.compute(panel, start=0, threads=1) if one.code else compute(one.expressions, panel, threads=1)
     dates = (sessions[-5].item(), sessions[-1].item())
     batches = iter_factor_metrics(
         {"a": prices}, {1: prices}, sessions, prices > 0, pool_name="all", universe="u", dates=dates, threads=1

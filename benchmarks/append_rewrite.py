@@ -98,8 +98,8 @@ class Vendor:
 
 
 def opened(home: Path, vendor: Vendor, start: date, end: date) -> Any:
+    from qdag.assets.platform import Platform
     from qdag.settings import EngineSettings, FilesSource, Settings, UniverseSettings
-    from qdag.stages import Platform
 
     region: Any = "cn" if vendor.universe.calendar == "XSHG" else "us"
     universe = UniverseSettings(
@@ -110,7 +110,7 @@ def opened(home: Path, vendor: Vendor, start: date, end: date) -> Any:
 
 def fill(platform: Any, first: date, last: date) -> None:
     """Every stage over a range."""
-    from qdag.stages import asset_names
+    from qdag_tests.stages import asset_names
 
     for name in asset_names(platform.settings):
         if name not in ("trained_model", "predictions"):
@@ -119,7 +119,7 @@ def fill(platform: Any, first: date, last: date) -> None:
 
 def refill(platform: Any, first: date, last: date) -> int:
     """A delivery that may hold corrections: read from ``first`` on, then compute what is stale. Returns the runs."""
-    from qdag.refresh import survey
+    from qdag.operations.survey import survey
 
     stage("raw_ohlcv")(platform, "market", first, last)
     runs = 0
@@ -135,9 +135,9 @@ def refill(platform: Any, first: date, last: date) -> int:
 
 def compare(name: str, source: Path, root: Path, given: argparse.Namespace) -> Iterator[tuple[str, str, bool]]:
     """(what, figures, whether equal) for one universe."""
-    from qdag.refresh import survey
-    from qdag.sessions import SessionCalendar
-    from qdag.stages import verify_bins
+    from qdag.core.sessions import SessionCalendar
+    from qdag.operations.survey import survey
+    from qdag_tests.stages import verify_bins
 
     universe = UNIVERSES[name]
     start = given.start

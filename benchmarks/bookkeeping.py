@@ -1,7 +1,8 @@
 """What Dagster's bookkeeping costs per session and asset: stock storage against qdag's, on SQLite and PostgreSQL.
 
 Each case is one run over a range of sessions in which the assets compute nothing, so all of its time is bookkeeping:
-creating the run with its planned events, executing the steps, storing the materializations.
+creating the run with its planned events, executing the steps, storing the materializations. The bytes are those by
+which the run makes Dagster's history of events larger.
 
     python -m benchmarks.bookkeeping [--sessions 1000] [--stock-sessions 100] [--assets 10] [--postgres URL]
 """
@@ -15,9 +16,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as db
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from qdag.defs.storage import BATCH_SIZE, BATCH_VARIABLE, psycopg2_url
 
@@ -44,13 +47,23 @@ def chain(assets: int, sessions: int) -> list[dg.AssetsDefinition]:
     return [build(index) for index in range(assets)]
 
 
-def measure(instance: dg.DagsterInstance, assets: int, sessions: int) -> float:
-    """Run the chain once and return milliseconds per session and asset."""
+def stored(instance: dg.DagsterInstance) -> int:
+    """Bytes of the event log: of its files, or of its database."""
+    log: Any = instance.event_log_storage
+    if isinstance(log, SqliteEventLogStorage):
+        return sum(path.stat().st_size for path in Path(log._base_dir).rglob("*.db*"))
+    with log.index_connection() as connection:
+        return int(connection.execute(db.text("SELECT pg_database_size(current_database())")).scalar())
+
+
+def measure(instance: dg.DagsterInstance, assets: int, sessions: int) -> tuple[float, float]:
+    """Run the chain once and return milliseconds and bytes per session and asset."""
     tags = {
         "dagster/asset_partition_range_start": START.isoformat(),
         "dagster/asset_partition_range_end": (START + timedelta(sessions - 1)).isoformat(),
     }
     definitions = chain(assets, sessions)
+    before = stored(instance)
     began = time.perf_counter()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = dg.materialize(definitions, instance=instance, tags=tags, run_config=quiet)
@@ -58,7 +71,8 @@ def measure(instance: dg.DagsterInstance, assets: int, sessions: int) -> float:
     done = [len(instance.get_materialized_partitions(definition.key)) for definition in definitions]
     if not result.success or done != [sessions] * assets:
         raise RuntimeError(f"expected {sessions} materialized partitions of each asset, got {done}")
-    return seconds / (assets * sessions) * 1e3
+    each = assets * sessions
+    return seconds / each * 1e3, (stored(instance) - before) / each
 
 
 @contextmanager
@@ -129,10 +143,10 @@ def main() -> None:
     parser.add_argument("--postgres", help="URL of a server to use; by default one is started if possible")
     options = parser.parse_args()
 
-    print(f"{'storage':<34}{'sessions':>9}{'assets':>8}{'ms per session and asset':>26}")
+    print(f"{'storage':<34}{'sessions':>9}{'assets':>8}{'per session and asset: ms':>27}{'bytes':>8}")
 
-    def report(name: str, sessions: int, value: float) -> None:
-        print(f"{name:<34}{sessions:>9}{options.assets:>8}{value:>26.2f}", flush=True)
+    def report(name: str, sessions: int, milliseconds: float, size: float) -> None:
+        print(f"{name:<34}{sessions:>9}{options.assets:>8}{milliseconds:>27.2f}{size:>8,.0f}", flush=True)
 
     def compare(backend: str, stock: Mapping[str, object], server: str | None) -> None:
         cases = [
@@ -146,8 +160,9 @@ def main() -> None:
                 filled = {"postgres": {"postgres_url": url}} if "postgres" in storage else storage
                 with instance_on(filled, batch, url if storage is QDAG else None) as instance:
                     found.append(measure(instance, options.assets, sessions))
-            report(name, sessions, found[-1])
-        print(f"{backend}: {found[0] / found[-1]:.1f} times less than stock")
+            report(name, sessions, *found[-1])
+        (slow, large), (quick, small) = found[0], found[-1]
+        print(f"{backend}: {slow / quick:.1f} times less time than stock, {large / small:.1f} times fewer bytes")
 
     with tempfile.TemporaryDirectory() as folder:
         # the first run of a process pays for imports and caches

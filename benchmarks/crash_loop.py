@@ -54,8 +54,8 @@ KINDS = ("append", "correction", "append with listing", "undone correction", "ba
          "old history appears", "append", "removal", "rebuild")  # fmt: skip
 APPENDS = ("append", "append with listing")
 ANEW = ("first build", "rebuild")
-PRELOAD = ["deltalake", "pyarrow.dataset", "exchange_calendars", "pandas", "talib", "qdag.refresh",
-           "qdag.features.indicators", "qdag.factors.metrics", "qdag.store.qlib_bin", "qdag.sources.files",
+PRELOAD = ["deltalake", "pyarrow.dataset", "exchange_calendars", "pandas", "talib", "qdag.operations.survey",
+           "qdag.features.indicators", "qdag.factors.metrics", "qdag.store.qlib.writer", "qdag.sources.files",
            "qdag.store.deliveries"]  # fmt: skip
 
 
@@ -177,9 +177,11 @@ def settings_of(job: Job) -> Any:
 
 def work(job: Job, told: Connection) -> None:
     """Do the job, saying which phase begins."""
-    from qdag.refresh import survey
-    from qdag.stages import Platform, asset_names
-    from qdag.store import qlib_bin, tables
+    from qdag.assets.platform import Platform
+    from qdag.operations.survey import survey
+    from qdag.store import tables
+    from qdag.store.qlib import made, writer
+    from qdag_tests.stages import asset_names
 
     phases = ["plan"]
 
@@ -205,12 +207,8 @@ def work(job: Job, told: Connection) -> None:
 
         return run
 
-    made = qlib_bin._Work
-    made.build, made.extend, made.put_in_place = (  # type: ignore[method-assign]
-        marked("bins: files", made.build),
-        marked("bins: files", made.extend),
-        marked("bins: publication", made.put_in_place),
-    )
+    made.Files.make = marked("bins: files", made.Files.make)  # type: ignore[method-assign]
+    writer.publish = marked("bins: publication", writer.publish)
     settings = settings_of(job)
     platform = Platform(settings, Store(settings.tables))
     told.send("plan")
@@ -239,9 +237,9 @@ def work(job: Job, told: Connection) -> None:
 
 
 def stage(name: str) -> Callable[..., Any]:
-    from qdag import schema, stages
+    from qdag_tests import stages
 
-    return stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+    return stages.feature_stage(name)
 
 
 @dataclass
@@ -322,7 +320,7 @@ class Snapshot:
 def snapshot(platform: Any) -> Snapshot:
     from qdag.errors import MissingDataError
     from qdag.store.digests import session_digests
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     tables, versions = {}, {}
     for name in TABLES:
@@ -419,7 +417,7 @@ def check_qlib(provider: Path, panel: Any) -> Iterator[str]:
 
 def check_lineage(platform: Any, now: Snapshot, states: Sequence[Snapshot], assets: Sequence[str]) -> Iterator[str]:
     """What is called up to date is what belongs to the stored bars."""
-    from qdag.refresh import survey
+    from qdag.operations.survey import survey
 
     if not now.raw:
         return
@@ -505,7 +503,7 @@ class Loop:
         )
 
     def platform(self, home: str) -> Any:
-        from qdag.stages import Platform
+        from qdag.assets.platform import Platform
 
         return Platform.open(settings_of(self.job(home, self.start, True)))
 
@@ -647,8 +645,8 @@ class Loop:
         self.seen = now
 
     def finished(self, kind: str, target: Snapshot) -> None:
-        from qdag.refresh import survey
-        from qdag.stages import verify_bins
+        from qdag.operations.survey import survey
+        from qdag_tests.stages import verify_bins
 
         where = f"step {sum(self.report.steps.values())} {kind!r}, when finished"
         platform = self.platform("killed")
@@ -710,7 +708,7 @@ def small_loop(
     minutes: float = np.inf,
 ) -> Report:
     """A loop on a market of ``sessions`` before the first increment."""
-    from qdag.sessions import SessionCalendar
+    from qdag.core.sessions import SessionCalendar
 
     days: list[date] = SessionCalendar("XNYS", date(2019, 8, 1), date(2020, 12, 31)).all.tolist()
     folder = root / "files"

@@ -32,7 +32,7 @@ BOOKS = ("lineage", "deliveries", "quarantine", "findings")
 
 
 def site_of(root: Path, instruments: int, sessions: int) -> Site:
-    from qdag.sessions import SessionCalendar
+    from qdag.core.sessions import SessionCalendar
 
     days: list[date] = SessionCalendar("XNYS", date(2016, 1, 4), date(2023, 12, 29)).all.tolist()[:sessions]
     market = made_market(root / "files", instruments, days, 1)

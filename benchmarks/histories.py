@@ -47,7 +47,7 @@ def cn_bars(file: Path) -> dict[date, Bar]:
 
 
 def market_of(kind: str, source: Path, folder: Path, rng: np.random.Generator) -> Market:
-    from qdag.sessions import SessionCalendar
+    from qdag.core.sessions import SessionCalendar
 
     days: list[date] = SessionCalendar("XSHG" if kind == "cn" else "XNYS", *SPAN).all.tolist()
     if kind == "synthetic":

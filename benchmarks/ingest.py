@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 STAGE = """
 import sys
 from datetime import date
-from qdag import stages
+from qdag_tests import stages
+from qdag.core.resources import memory_mib
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
 home, instruments, sessions, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 universe = UniverseSettings(
@@ -21,7 +22,7 @@ universe = UniverseSettings(
 platform = stages.Platform.open(Settings(home=home, universes={"market": universe}))
 days = platform.calendar("market").all[:sessions]
 done = getattr(stages, name)(platform, "market", days[0].item(), days[-1].item())
-print(done.rows, done.seconds, stages.memory_mib("VmHWM:"))
+print(done.rows, done.seconds, memory_mib("VmHWM:"))
 """
 
 

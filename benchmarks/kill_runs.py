@@ -129,18 +129,18 @@ def deliver(folder: Path, days: np.ndarray) -> None:
 
 
 def undisturbed(settings: Any, home: Path) -> Any:
-    from qdag import schema, stages
+    from qdag_tests import stages
 
     platform = stages.Platform.open(settings.model_copy(update={"home": home}))
     spec = settings.universe("us")
     for name in chain():
-        stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+        stage = stages.feature_stage(name)
         stage(platform, "us", spec.start, spec.end)
     return platform
 
 
 def chain() -> tuple[str, ...]:
-    from qdag.schema import FEATURE_TABLES
+    from qdag_tests.stages import FEATURE_TABLES
 
     features = (t for t in FEATURE_TABLES if t != "custom_factors")
     return ("raw_ohlcv", "qlib_bin", *features, "labels", "factor_metrics")
@@ -148,7 +148,7 @@ def chain() -> tuple[str, ...]:
 
 def complete(platform: Any, whole: Any) -> bool:
     """All sessions of the undisturbed build are stored and nothing is stale, by the tables alone."""
-    from qdag.refresh import survey
+    from qdag.operations.survey import survey
 
     tables = [t for t in chain() if t != "qlib_bin"]
     for table in tables:
@@ -202,9 +202,9 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=20, help="longest time between a run's start and a kill")
     parser.add_argument("--limit", type=float, default=3600, help="seconds until it counts as stuck")
     given = parser.parse_args()
-    from qdag.sessions import SessionCalendar
+    from qdag.assets.platform import Platform
+    from qdag.core.sessions import SessionCalendar
     from qdag.settings import load_settings
-    from qdag.stages import Platform
 
     days = SessionCalendar("XNYS", date(2015, 1, 2), date(2023, 12, 29)).all[: given.sessions]
     folder = Path(tempfile.mkdtemp(prefix="qdag-kills-"))

@@ -73,7 +73,7 @@ def texts(name: str) -> dict[str, str]:
 
 def market_panel(name: str, folder: Path, sessions: int) -> Panel:
     """A real market's adjusted engine fields, the last sessions of it."""
-    from qdag.sessions import calendar_for
+    from qdag.core.sessions import calendar_for
     from qdag.settings import FilesSource, SampleSource, UniverseSettings
     from qdag.sources import open_source
 

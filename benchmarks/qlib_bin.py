@@ -34,8 +34,8 @@ FIELDS = ("open", "high", "low", "close", "volume", "vwap", "change", "factor", 
 
 def platform(home: Path, instruments: int, sessions: int) -> tuple[Any, np.ndarray]:
     """A data home for that market, and its sessions."""
+    from qdag.assets.platform import Platform
     from qdag.settings import Settings, SyntheticSource, UniverseSettings
-    from qdag.stages import Platform
 
     universe = UniverseSettings(
         source=SyntheticSource(instruments=instruments), calendar="XNYS", start=date(2005, 1, 3), end=date(2024, 12, 31)
@@ -67,7 +67,7 @@ class Clock:
 
 def store(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
     """Put the bars into raw_ohlcv."""
-    from qdag.stages import raw_ohlcv
+    from qdag_tests.stages import raw_ohlcv
 
     opened, days = platform(home, instruments, sessions)
     parts = np.array_split(days, max(1, sessions // CHUNK))
@@ -76,7 +76,7 @@ def store(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
 
 def build(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
     """All but the last session from the table into a directory that is not there yet."""
-    from qdag.stages import qlib_bin
+    from qdag_tests.stages import qlib_bin
 
     opened, days = platform(home, instruments, sessions)
     if (provider := opened.settings.provider("market")).exists():
@@ -92,7 +92,7 @@ def build(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
 
 def increment(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
     """The last session, again and again: the first time appended, then replaced."""
-    from qdag.stages import qlib_bin, verify_bins
+    from qdag_tests.stages import qlib_bin, verify_bins
 
     opened, days = platform(home, instruments, sessions)
     seconds, cpu, rows = [], [], 0
@@ -118,7 +118,7 @@ def export(home: Path, instruments: int, sessions: int) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    from qdag.store.qlib_bin import read_provider_panel
+    from qdag.store.qlib.reader import read_provider_panel
 
     opened, _ = platform(home, instruments, sessions)
     panel = read_provider_panel(opened.settings.provider("market"))

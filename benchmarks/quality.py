@@ -11,10 +11,14 @@ from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qdag import stages
-from qdag.defs.checks import _context, judge, keep
-from qdag.quality import MATURE_SESSIONS, Scope
+from qdag.assets.chain import chain
+from qdag.quality import Scope, judge
+from qdag.quality.features import MATURE_SESSIONS
+from qdag.quality.outcome import keep
+from qdag.quality.page import write_pages
+from qdag.quality.validator import _context
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
+from qdag_tests import stages
 
 TABLES = ("raw_ohlcv", "qlib_bin", "alpha158", "labels")
 START = date(2018, 1, 2)
@@ -39,12 +43,13 @@ def suite(platform: stages.Platform, start: date, end: date) -> dict[str, tuple[
     """Seconds of judging, and of keeping and drawing, by table."""
     found = {}
     for table in TABLES:
-        spec = stages.table_spec(platform.settings, table)
+        asset = chain(platform.settings)[table]
         scope = Scope(platform.store, platform.settings, "market", start, end)
         began = time.perf_counter()
-        judged = judge(table, scope, [c.name for c in spec.columns] if spec else [])
+        judged = judge(asset.rules(platform.settings, scope.limits), asset.frames(scope))
         between = time.perf_counter()
-        keep(table, platform, scope, judged)
+        keep(scope, table, judged.results, judged.profile, platform.provenance)
+        write_pages(scope.settings, scope.store, scope.universe, scope.sessions(), chain(platform.settings).judged())
         found[table] = between - began, time.perf_counter() - between
     return found
 

@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.alpha158 import synthetic_panel
+from qdag.assets.platform import Platform
 from qdag.engine import Panel
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform, StageResult, feature_stage
-from qdag.store.qlib_bin import QlibBinWriter
+from qdag.store.qlib.writer import QlibBinWriter
+from qdag_tests.stages import StageResult, feature_stage
 
 START = date(2000, 1, 3)
 YEAR = 252

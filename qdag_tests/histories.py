@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qdag import schema, stages
-from qdag.landing import Cursor, arrivals
+from qdag.assets.platform import Platform
 from qdag.lineage import Stale
-from qdag.refresh import backfill_chunks, survey
+from qdag.operations.backfill import backfill_chunks
+from qdag.operations.landing import Cursor, arrivals
+from qdag.operations.survey import survey
 from qdag.settings import FilesSource, Settings, TopPool, UniverseSettings
-from qdag.stages import Platform
+from qdag_tests import stages
 
 UNIVERSE = "market"
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient"
@@ -198,7 +199,7 @@ class History:
 
     def run(self, platform: Platform, assets: Sequence[str], first: date, last: date) -> None:
         for name in assets:
-            stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+            stage = stages.feature_stage(name)
             stage(platform, UNIVERSE, first, last)
 
     def assets(self, platform: Platform) -> list[str]:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import yaml
 
-from qdag.home import DAGSTER_YAML
+from qdag.server.home import DAGSTER_YAML
 
 HOST = "127.0.0.1"
 # what `qdag up` gives its processes

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
-from qdag.sessions import SessionCalendar
+from qdag.core.sessions import SessionCalendar
 
 ALPHAVANTAGE = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient"
 

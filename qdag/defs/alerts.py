@@ -15,16 +15,18 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from qdag import alerts
+from qdag.assets.platform import Platform
+from qdag.defs.failures import root_cause
 from qdag.defs.partitions import run_windows
 from qdag.errors import QdagError
-from qdag.stages import Platform
+from qdag.schema import FACTOR_METRICS, QLIB_BIN, RAW_OHLCV
 
 PAGE = 1000
 READING_SECONDS = 20
 FAILED_CHECKS = 25
 # an event is dated when it is made and stored a little later; the outbox knows what it has had
 CHECKS_AGAIN_SECONDS = 3600
-JUDGED_FOR_FAILURES = ("raw_ohlcv", "qlib_bin")
+JUDGED_FOR_FAILURES = (RAW_OHLCV.name, QLIB_BIN)
 
 
 @dataclass
@@ -95,12 +97,10 @@ def build_alert_sensors(
 def failed_run(platform: Platform, context: dg.RunFailureSensorContext) -> alerts.Alert:
     """The alert of a failed run, from its steps' failures; without any, from the failure of the run itself."""
     run = context.dagster_run
-    errors = {}
-    for event in context.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error and error.cause:
-            error = error.cause
-        errors[event.step_key or "run"] = error.message.strip() if error else "failed"
+    errors = {
+        event.step_key or "run": root_cause(event.step_failure_data.error)
+        for event in context.get_step_failure_events()
+    }
     if not errors:
         errors["run"] = context.failure_event.message or "failed"
     universe, sessions = _window(platform, run.tags)
@@ -149,7 +149,7 @@ def _judge(
         yield from guarded("slow_run", key.to_user_string(), _runs, platform, outbox, context.instance, key, seen, stop)
     for universe in settings.universes:
         yield from guarded("late_data", universe, lambda u: [alerts.late_data(platform, u, now)], universe)
-        version = store.version("factor_metrics")
+        version = store.version(FACTOR_METRICS.name)
         if version is not None and seen.metrics.get(universe) != version:
             yield from guarded("ic_drop", universe, alerts.ic_drops, platform, universe)
             seen.metrics[universe] = version

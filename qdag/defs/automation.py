@@ -1,6 +1,6 @@
 """What runs without a person: sensors on landed files and on stale sessions, schedules per universe, upkeep.
 
-Which sessions changed and what is stale is told by ``qdag.landing`` and ``qdag.refresh``; here it becomes runs.
+Which sessions changed and what is stale is told by ``qdag.operations``; here it becomes runs.
 """
 
 import json
@@ -15,11 +15,14 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from dagster._core.events import RunFailureReason
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 
+from qdag.assets.chain import chain
+from qdag.assets.platform import Platform
+from qdag.core.windows import NO_SESSIONS, pieces
 from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_windows
-from qdag.landing import Cursor, arrivals, cursor_file
-from qdag.refresh import Request, Survey, survey
+from qdag.operations.landing import Cursor, arrivals, cursor_file
+from qdag.operations.survey import Request, Survey, survey
+from qdag.schema import RAW_OHLCV
 from qdag.settings import FilesSource, Settings
-from qdag.stages import Platform
 
 UNIVERSE_TAG = "qdag/universe"
 REASON_TAG = "qdag/reason"
@@ -145,14 +148,14 @@ def lost(instance: dg.DagsterInstance, universe: str, again_seconds: float) -> l
 def chunks(platform: Platform, request: Request) -> list[Request]:
     """A long request as runs of at most ``chunk_sessions`` sessions, in order: a run that dies loses one of them.
 
-    raw_ohlcv is not cut: it reads its source whole for any part.
+    What reads its source whole for any part is not cut.
     """
-    if request.assets == ("raw_ohlcv",):
+    whole = chain(platform.settings)
+    if all(whole[name].read_whole for name in request.assets):
         return [request]
     sessions = platform.calendar(request.universe).between(request.start, request.end)
-    size = platform.settings.automation.chunk_sessions
-    parts = [sessions[at : at + size] for at in range(0, len(sessions), size)]
-    return [replace(request, start=p[0].item(), end=p[-1].item(), sessions=len(p)) for p in parts]
+    cut = pieces(sessions, platform.settings.automation.chunk_sessions)
+    return [replace(request, start=p[0].item(), end=p[-1].item(), sessions=len(p)) for p in cut]
 
 
 def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running: bool) -> list[dg.SensorDefinition]:
@@ -209,7 +212,13 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
             if died := lost(context.instance, universe, automation.again_seconds):
                 requests += died
                 continue
-            seen = survey(platform, universe)
+            try:
+                seen = survey(platform, universe)
+            except Exception as error:
+                # whatever is wrong with one universe, the others go on
+                context.log.exception(f"what is stale in universe {universe} cannot be told")
+                reasons.append(f"{universe}: what is stale cannot be told: {error}")
+                continue
             wanted = [part for request in seen.requests for part in chunks(platform, request)]
             for part in wanted:
                 request, reason = ask(context.instance, part, job.name, automation.again_seconds)
@@ -217,7 +226,7 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
                 reasons += [] if request else [f"{universe}: {part.start} .. {part.end}: {reason}"]
             if not wanted:
                 waiting = "; ".join(map(str, seen.blocked))
-                up_to_date = f"everything is up to date{_stale_models(seen)}"
+                up_to_date = f"everything is up to date{_stale_models(platform, seen)}"
                 reasons.append(f"{universe}: {waiting or up_to_date}")
         return dg.SensorResult(
             run_requests=requests, skip_reason=None if requests else dg.SkipReason("; ".join(reasons))
@@ -226,8 +235,9 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
     return [landing, stale_sessions] if watched else [stale_sessions]
 
 
-def _stale_models(seen: Survey) -> str:
-    days = seen.stale["trained_model"].sessions
+def _stale_models(platform: Platform, seen: Survey) -> str:
+    made_by_month = [asset.name for asset in chain(platform.settings).months]
+    days = np.unique(np.concatenate([NO_SESSIONS, *(seen.stale[name].sessions for name in made_by_month)]))
     return f"; models of {', '.join(map(str, days))} were trained on what changed since" if len(days) else ""
 
 
@@ -340,14 +350,13 @@ def _no_session(settings: Settings, platform: Platform, universe: str, day: date
 
 
 def _is_done(platform: Platform, universe: str, day: date) -> bool:
-    stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else np.array([])
-    stale = survey(platform, universe).stale
-    return np.datetime64(day) in stored and not any(found for name, found in stale.items() if name != "trained_model")
+    stored, stale = platform.stored(RAW_OHLCV.name, universe), survey(platform, universe).stale
+    return np.datetime64(day) in stored and not any(stale[asset.name] for asset in chain(platform.settings).sessions)
 
 
 def _first_open(platform: Platform, universe: str, day: date) -> date:
     """The first session that raw_ohlcv does not reach yet, at most ``day``."""
-    stored = platform.store.sessions("raw_ohlcv", universe) if platform.store.exists("raw_ohlcv") else np.array([])
+    stored = platform.stored(RAW_OHLCV.name, universe)
     if not len(stored):
         return platform.settings.universe(universe).start
     return min(stored[-1].item() + timedelta(days=1), day)
@@ -358,14 +367,14 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
     @dg.op(description="Merge small files of every table.")
     def compact_tables(context: dg.OpExecutionContext) -> None:
-        from qdag.maintenance import compact
+        from qdag.operations.upkeep import compact
 
         for table, (before, after) in compact(platform).items():
             context.log.info(f"{table}: {before} files, now {after}")
 
     @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Delete what no version needs that is kept.")
     def vacuum_tables(context: dg.OpExecutionContext) -> None:
-        from qdag.maintenance import vacuum
+        from qdag.operations.upkeep import vacuum
 
         for expired in vacuum(platform):
             files, size = len(expired.files), expired.size / 2**20
@@ -373,7 +382,7 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
     @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Copy what is new to the backup of the settings.")
     def back_up_tables(context: dg.OpExecutionContext) -> None:
-        from qdag.maintenance import back_up
+        from qdag.operations.upkeep import back_up
 
         target = platform.settings.automation.backup
         if target is None:

@@ -5,11 +5,12 @@ import warnings
 import dagster as dg
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
+from qdag.assets.chain import chain
+from qdag.assets.platform import Platform
 from qdag.defs.alerts import build_alert_sensors
 from qdag.defs.assets import build_assets
 from qdag.defs.automation import build_schedules, build_sensors, maintenance_job
 from qdag.settings import Settings, load_settings
-from qdag.stages import Platform
 
 # range runs and mappings of partition dimensions are beta in Dagster; the tests hold what qdag needs of them
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -25,19 +26,17 @@ def build_defs(settings: Settings | None = None, platform: Platform | None = Non
     settings = settings or load_settings()
     platform = platform or Platform.open(settings)
     assets = build_assets(settings)
-    models = {"trained_model", "predictions"}
-    names = [asset.key.to_user_string() for asset in assets]
+    whole = chain(settings)
     limit = {MAX_RUNTIME_SECONDS_TAG: str(settings.automation.max_runtime_seconds)}
-    chain = dg.define_asset_job(
-        SESSION_JOB,
-        [name for name in names if name not in models],
-        description="Market data to factor metrics for a range of sessions.",
-        tags=limit,
+    before = [asset.name for asset in whole.sessions if asset not in whole.after_months]
+    sessions = dg.define_asset_job(
+        SESSION_JOB, before, description="Market data to factor metrics for a range of sessions.", tags=limit
     )
+    months = [asset.name for asset in whole.months]
     training = dg.define_asset_job(
-        TRAINING_JOB, ["trained_model"], description="Train and track the model of a month.", tags=limit
+        TRAINING_JOB, months, description="Train and track the model of a month.", tags=limit
     )
-    per_session = [name for name in names if name != "trained_model"]
+    per_session = [asset.name for asset in whole.sessions]
     refresh = dg.define_asset_job(
         REFRESH_JOB, per_session, description="Some assets for a range of sessions, scores included.", tags=limit
     )
@@ -45,7 +44,7 @@ def build_defs(settings: Settings | None = None, platform: Platform | None = Non
     running = settings.automation.enabled
     return dg.Definitions(
         assets=assets,
-        jobs=[chain, training, refresh, maintenance],
+        jobs=[sessions, training, refresh, maintenance],
         resources={"platform": dg.ResourceDefinition.hardcoded_resource(platform)},
         sensors=[
             *build_sensors(platform, refresh, running),

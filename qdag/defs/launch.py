@@ -10,13 +10,16 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from qdag.assets.chain import chain
+from qdag.assets.platform import Platform, Report
+from qdag.core.windows import ends
 from qdag.defs.assets import ACCEPT_TAG, INSTRUMENTS_TAG
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
+from qdag.defs.failures import root_cause
 from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
-from qdag.errors import SessionError, unknown
+from qdag.errors import SessionError
 from qdag.settings import Settings
-from qdag.stages import Platform, Report, asset_names, window_sessions
 
 # events go to Dagster's storage; the caller shows progress and the outcome
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -60,14 +63,15 @@ def launch(
     instruments: Sequence[str] | None = None,
     accepted: Sequence[str] = (),
 ) -> Launched:
-    """Materialize assets of one universe over the sessions of [start, end], then models, then predictions.
+    """Materialize assets of one universe over the sessions of [start, end]: what is made from bars, then models,
+    then what is made from models.
 
     Parameters
     ----------
     start, end : first and last day; the universe's own range by default
     assets : names to materialize; all by default
     months : train at the ends of the last so many whole months of the range
-    instruments : the only ones that raw_ohlcv asks its source for; see ``stages.raw_ohlcv``
+    instruments : the only ones that the source is asked for; see ``qdag.assets.raw_ohlcv``
     accepted : those that it may take stored rows of
 
     Raises
@@ -84,20 +88,19 @@ def launch(
     # a side that is left out is the universe's own, or the other side where that lies outside the universe
     first = start or min(spec.start, end or spec.start)
     final = end or max(last, first)
-    sessions = window_sessions(platform, universe, first, final)
+    sessions = platform.window(universe, first, final)
     if len(sessions) == 0:
         raise SessionError(
             f"universe {universe!r} has no session from {first} to {final}; it runs from {spec.start} to {last}"
         )
-    known = asset_names(settings)
-    for name in assets or ():
-        if name not in known:
-            raise unknown("asset", name, known)
-    wanted = set(assets or known)
+    whole = chain(settings)
+    wanted = {whole[name].name for name in assets or whole.names}
+    models = wanted & {asset.name for asset in whole.months}
+    scores = wanted & {asset.name for asset in whole.after_months}
     month_ends = calendar.month_ends()
     trained = np.intersect1d(month_ends, sessions).tolist()[-months:] if months else []
     outcome = Launched()
-    if "trained_model" in wanted and months and not trained:
+    if models and months and not trained:
         untrained = _untrained(sessions, month_ends[month_ends <= np.datetime64(last)])
         if assets:
             raise SessionError(untrained)
@@ -113,15 +116,12 @@ def launch(
             tags = range_tags(universe, begin, finish) | only
             _run(definitions.resolve_job_def(job), instance, names, tags, outcome)
 
-    chain = wanted - {"trained_model", "predictions"}
-    run(SESSION_JOB, chain, sessions[0].item().isoformat(), sessions[-1].item().isoformat())
+    run(SESSION_JOB, wanted - models - scores, *map(str, ends(sessions)))
     for day in trained:
-        run(TRAINING_JOB, wanted & {"trained_model"}, f"{day:%Y-%m}", f"{day:%Y-%m}")
-    scored = sessions
-    if trained and "trained_model" in wanted:
-        scored = sessions[sessions > np.datetime64(trained[0])]
+        run(TRAINING_JOB, models, f"{day:%Y-%m}", f"{day:%Y-%m}")
+    scored = sessions[sessions > np.datetime64(trained[0])] if trained and models else sessions
     if len(scored):
-        run(REFRESH_JOB, wanted & {"predictions"}, scored[0].item().isoformat(), scored[-1].item().isoformat())
+        run(REFRESH_JOB, scores, *map(str, ends(scored)))
     outcome.seconds = time.perf_counter() - began
     return outcome
 
@@ -166,8 +166,4 @@ def _run(
                 )
             )
         elif event.is_step_failure:
-            error = event.step_failure_data.error
-            # what the stage raised, not what Dagster wrapped it in, nor what it came from
-            while error and error.cause and (error.cls_name or "").startswith("Dagster"):
-                error = error.cause
-            outcome.errors.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+            outcome.errors.append(f"{event.step_key}: {root_cause(event.step_failure_data.error)}")

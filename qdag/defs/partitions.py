@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 from dagster._core.definitions.partitions.subset.default import DefaultPartitionsSubset
 
-from qdag.sessions import calendar_for
+from qdag.core.sessions import calendar_for
 from qdag.settings import Settings
 
 RANGE_START = "dagster/asset_partition_range_start"

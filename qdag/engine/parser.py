@@ -11,47 +11,47 @@ import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from qdag.engine.operators import MAX_WINDOW, OPERATORS, Kind, Operator
+from qdag.engine.operators import OPERATORS, Constant, Operator, operator_of
+from qdag.engine.reach import MAX_WINDOW
 from qdag.errors import ExpressionError, nearest
 
 MAX_LENGTH = 4_000
+"""The longest expression, in characters."""
+
 MAX_DEPTH = 100
+"""The deepest nesting of parentheses and of operators."""
+
 MAX_NUMBER = 1e30
+"""The largest number, either sign."""
+
+MODES = ("group", "exposure")
+"""What the parameter mode of an operator may be."""
+
 _CHARACTERS = frozenset(string.ascii_letters + string.digits + "_$().,+-*/<>=!&|'\" \t\r\n")
-_BINARY: dict[type, str] = {
-    ast.Add: "Add",
-    ast.Sub: "Sub",
-    ast.Mult: "Mul",
-    ast.Div: "Div",
-    ast.Pow: "Power",
-    ast.BitAnd: "And",
-    ast.BitOr: "Or",
-}
-_COMPARE: dict[type, str] = {
-    ast.Gt: "Gt",
-    ast.GtE: "Ge",
-    ast.Lt: "Lt",
-    ast.LtE: "Le",
-    ast.Eq: "Eq",
-    ast.NotEq: "Ne",
-}
-SYMBOLS = {
-    "Add": "+",
-    "Sub": "-",
-    "Mul": "*",
-    "Div": "/",
-    "Gt": ">",
-    "Ge": ">=",
-    "Lt": "<",
-    "Le": "<=",
-    "Eq": "==",
-    "Ne": "!=",
-}
+
+
+def _notation() -> dict[type, str]:
+    """The class of each operator's symbol in Python's syntax trees -> the operator's name."""
+    found: dict[type, str] = {}
+    for operator in OPERATORS.values():
+        if operator.symbol:
+            tree = ast.parse(f"x {operator.symbol} y", mode="eval").body
+            assert isinstance(tree, ast.BinOp | ast.Compare), operator.symbol
+            found[type(tree.op if isinstance(tree, ast.BinOp) else tree.ops[0])] = operator.name
+    return found
+
+
+_NOTATION = _notation()
 
 
 @dataclass(frozen=True)
 class Field:
-    """``$name``."""
+    """``$name``, a series of the panel.
+
+    Parameters
+    ----------
+    name : without ``$``
+    """
 
     name: str
 
@@ -61,7 +61,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Number:
-    """A number; an int stays one and differs from its float, because numpy promotes the two differently."""
+    """A number; an int stays one and differs from its float, because numpy promotes the two differently.
+
+    Parameters
+    ----------
+    value : the number
+    kind : its type, so that 1 and 1.0 are not equal
+    """
 
     value: int | float
     kind: type = field(init=False, repr=False)
@@ -75,22 +81,37 @@ class Number:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator on series (or numbers) with its parameters."""
+    """An operator on series (or numbers) with its parameters.
+
+    Parameters
+    ----------
+    operator : its name
+    arguments : series, or numbers where the operator takes them
+    parameters : window, lag and the like, in the order of the operator's declaration
+    """
 
     operator: str
     arguments: tuple["Expression", ...]
-    parameters: tuple[int | float | str, ...] = ()
+    parameters: tuple[Constant, ...] = ()
 
     def __str__(self) -> str:
-        if self.operator in SYMBOLS:
-            return f"({self.arguments[0]}{SYMBOLS[self.operator]}{self.arguments[1]})"
-        parts = [*map(str, self.arguments), *map(repr, self.parameters)]
-        if self.operator == "ChangeInstrument":
-            parts.reverse()
-        return f"{self.operator}({', '.join(parts)})"
+        operator = operator_of(self.operator)
+        if operator.symbol:
+            x, y = map(_operand, self.arguments)
+            return f"({x}{operator.symbol}{y})"
+        series, parameters = list(map(str, self.arguments)), list(map(repr, self.parameters))
+        written = parameters + series if operator.parameters_first else series + parameters
+        return f"{self.operator}({', '.join(written)})"
 
 
 Expression = Field | Number | Call
+"""A syntax tree."""
+
+
+def _operand(expression: Expression) -> str:
+    """As text between symbols: a negative number in parentheses, because Python reads -2**x as -(2**x)."""
+    text = str(expression)
+    return f"({text})" if text.startswith("-") else text
 
 
 @lru_cache(maxsize=4096)
@@ -175,7 +196,7 @@ class _Parser:
         if isinstance(node, ast.UnaryOp):
             return self._unary(node, depth)
         if isinstance(node, ast.BinOp):
-            name = _BINARY.get(type(node.op))
+            name = _NOTATION.get(type(node.op))
             if name is None:
                 raise self.fail(
                     f"operator {type(node.op).__name__} is not allowed; use + - * / ** & |", self.at(node.right)
@@ -187,7 +208,7 @@ class _Parser:
         if isinstance(node, ast.Compare):
             if len(node.ops) > 1:
                 raise self.fail("comparisons cannot be chained; join two with &", self.at(node.comparators[1]))
-            name = _COMPARE.get(type(node.ops[0]))
+            name = _NOTATION.get(type(node.ops[0]))
             if name is None:
                 raise self.fail("only > >= < <= == != compare", self.at(node.comparators[0]))
             arguments = (self._convert(node.left, depth + 1), self._convert(node.comparators[0], depth + 1))
@@ -223,14 +244,11 @@ class _Parser:
 
     def _fold(self, name: str, a: int | float, b: int | float, node: ast.expr) -> Number:
         """Arithmetic of two numbers, as Python does it in Qlib."""
+        fold = OPERATORS[name].fold
+        if fold is None:
+            raise self.fail("& and | join comparisons, not numbers", self.at(node))
         try:
-            if name == "Power":
-                exact = isinstance(a, int) and isinstance(b, int) and abs(a) <= 1000 and 0 <= b <= 5
-                value: int | float | complex = a**b if exact else float(a) ** float(b)
-            elif name in ("Add", "Sub", "Mul", "Div"):
-                value = {"Add": lambda: a + b, "Sub": lambda: a - b, "Mul": lambda: a * b, "Div": lambda: a / b}[name]()
-            else:
-                raise self.fail("& and | join comparisons, not numbers", self.at(node))
+            value = fold(a, b)
         except (OverflowError, ZeroDivisionError) as error:
             raise self.fail(f"arithmetic on the numbers fails: {error}", self.at(node)) from None
         if isinstance(value, complex) or not math.isfinite(value) or abs(value) > MAX_NUMBER:
@@ -250,44 +268,44 @@ class _Parser:
             raise self.fail(f"{name} takes no named arguments", self.at(node.keywords[0].value))
         operator = OPERATORS[name]
         given = list(node.args)
-        most = operator.series + len(operator.parameters)
-        if not most - operator.optional <= len(given) <= most:
+        series, most = len(operator.arguments), len(operator.arguments) + len(operator.parameters)
+        if not most - len(operator.defaults) <= len(given) <= most:
             raise self.fail(f"{operator.signature} got {len(given)} arguments", position)
-        if name == "ChangeInstrument":
-            given.reverse()
-        arguments = tuple(self._convert(argument, depth + 1) for argument in given[: operator.series])
+        if operator.parameters_first:
+            given = given[most - series :] + given[: most - series]
+        arguments = tuple(self._convert(argument, depth + 1) for argument in given[:series])
         parameters = tuple(
             self._parameter(operator, kind, argument)
-            for kind, argument in zip(operator.parameters, given[operator.series :], strict=False)
+            for kind, argument in zip(operator.parameters, given[series:], strict=False)
         )
-        if name == "CSNeutralize" and not parameters:
-            parameters = ("exposure",)
-        return self._call(operator, arguments, parameters, node)
+        left_out = most - len(given)
+        return self._call(
+            operator, arguments, parameters + operator.defaults[len(operator.defaults) - left_out :], node
+        )
 
     def _call(
         self,
         operator: Operator,
         arguments: tuple[Expression, ...],
-        parameters: tuple[int | float | str, ...],
+        parameters: tuple[Constant, ...],
         node: ast.expr,
     ) -> Call:
         numbers = [isinstance(argument, Number) for argument in arguments]
-        if any(numbers) and not operator.numbers_allowed:
+        if any(numbers) and not operator.numbers:
             raise self.fail(f"{operator.name} needs a series such as $close, not a number", self.at(node))
         if all(numbers):
             raise self.fail(f"{operator.name} needs at least one series such as $close", self.at(node))
-        if operator.name == "If" and numbers[0]:
-            raise self.fail("the condition of If must be a series, for example $close > $open", self.at(node))
+        for name, is_number in zip(operator.arguments, numbers, strict=True):
+            if is_number and name not in operator.numbers:
+                raise self.fail(
+                    f"the {name} of {operator.name} must be a series, for example $close > $open", self.at(node)
+                )
         return Call(operator.name, arguments, parameters)
 
-    def _parameter(self, operator: Operator, kind: str, node: ast.expr) -> int | float | str:
+    def _parameter(self, operator: Operator, kind: str, node: ast.expr) -> Constant:
         position = self.at(node)
         if kind in ("instrument", "mode"):
-            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-                raise self.fail(f"the {kind} of {operator.name} must be a quoted text", position)
-            if kind == "mode" and node.value not in ("group", "exposure"):
-                raise self.fail(f"mode must be 'group' or 'exposure', got {node.value!r}", position)
-            return node.value
+            return self._text(operator, kind, node)
         value = self._convert(node, 0)
         if not isinstance(value, Number):
             raise self.fail(f"the {kind} of {operator.name} must be a number", position)
@@ -296,19 +314,28 @@ class _Parser:
             raise self.fail(f"a quantile lies in [0, 1], got {number}", position)
         if kind == "level" and not 0 < number < 0.5:
             raise self.fail(f"a level lies between 0 and 0.5, got {number}", position)
-        if kind in ("quantile", "level"):
+        if kind in ("quantile", "level") or (operator.alpha and 0 < number < 1):
             return float(number)
-        if operator.name == "EMA" and 0 < number < 1:
-            return float(number)
+        return self._sessions(operator, kind, number, position)
+
+    def _text(self, operator: Operator, kind: str, node: ast.expr) -> str:
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            raise self.fail(f"the {kind} of {operator.name} must be a quoted text", self.at(node))
+        if kind == "mode" and node.value not in MODES:
+            raise self.fail(f"mode must be 'group' or 'exposure', got {node.value!r}", self.at(node))
+        return node.value
+
+    def _sessions(self, operator: Operator, kind: str, number: int | float, position: int) -> int:
+        """A window or a lag."""
         if not isinstance(number, int):
             raise self.fail(f"the {kind} of {operator.name} must be a whole number of sessions, got {number}", position)
         if abs(number) > MAX_WINDOW:
             raise self.fail(
                 f"the {kind} of {operator.name} may be at most {MAX_WINDOW} sessions, got {number}", position
             )
-        if operator.kind is not Kind.SHIFT:
+        if kind == "window":
             smallest = operator.minimum_window
-            if number == 0 and not operator.expanding:
+            if number == 0 and not operator.all_history:
                 raise self.fail(f"{operator.name} has no all-history window 0; give at least {smallest}", position)
             if number != 0 and number < smallest:
                 raise self.fail(f"the window of {operator.name} must be at least {smallest}, got {number}", position)

@@ -1,60 +1,23 @@
 """Many expressions as one graph: equal sub-expressions are one node, and each node knows the past it needs."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qdag.engine.operators import MAX_WINDOW, OPERATORS, Family, Kind, family_of
-from qdag.engine.parser import SYMBOLS, Call, Expression, Field, Number, parse
+from qdag.engine.dtypes import BOOL, ArgumentType, storage_of
+from qdag.engine.families import Calling
+from qdag.engine.nodes import Node
+from qdag.engine.operators import OPERATORS, Constant, Operator, operator_of
+from qdag.engine.parser import Call, Expression, Field, Number, parse
+from qdag.engine.reach import ALL_HISTORY, NOWHERE, Reach, sessions_of
+from qdag.engine.schedule import live_bytes
 from qdag.errors import ExpressionError, nearest
 
-ALL_HISTORY = 1_000_000_000
-"""The look-back, in sessions, of an expression that needs everything since the listing."""
-
-EMA_TAIL = 1e-12
-"""EMA leaves out the past that weighs less than this share in total: far below the resolution of its float32 result."""
-
-EMA_GAP = 500
-"""The longest suspension, in sessions, over which EMA carries its value as Qlib does; beyond it is NaN."""
-
-MAX_EMA_WINDOW = 100_000
 MAX_NODES = 100_000
+"""The most series that a plan may have."""
+
 MAX_COST = 10_000
 """The most that the windows of one expression may add up to, in sessions; see ``cost``."""
-
-BOOL, SINGLE, DOUBLE = "bool", "float32", "float64"
-_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Greater", "Less", "Power"}
-_COMPARISON = {"Gt", "Ge", "Lt", "Le", "Eq", "Ne"}
-_EXACT = {"Max", "Min", "IdxMax", "IdxMin"}  # their values are float32 values or small integers
-
-
-@dataclass(frozen=True)
-class Node:
-    """One series of the graph.
-
-    Parameters
-    ----------
-    family : whose kernels compute it
-    inputs : ids of series read
-    parameters : numbers and texts of the operator; for element-wise operators a number stands where an input is -1
-    dtype : "bool", "float32" or "float64", the dtype that the series has in Qlib
-    storage : "float32" or "float64", the narrowest dtype that holds its values exactly (a bool is 1.0 or 0.0)
-    past, future : sessions needed before and after the session computed
-    stage : how many operators across instruments lie below: each needs all instruments before it
-    """
-
-    id: int
-    operator: str
-    family: Family
-    inputs: tuple[int, ...]
-    parameters: tuple[Any, ...]
-    dtype: str
-    storage: str
-    past: int
-    future: int
-    stage: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -63,11 +26,10 @@ class Plan:
 
     Attributes
     ----------
-    lookback : sessions of past that the whole set needs (``ALL_HISTORY`` when unbounded)
-    lookbacks : the same for each expression by name
-    lookahead : sessions of future needed; 0 unless the plan was allowed the future
+    nodes : series by id; each reads series before it only
+    outputs : name of an expression -> id of the series that it is
+    expressions : name -> text
     fields : names read, without ``$``
-    cross_sectional : True when an operator across instruments is used; such a plan needs the whole pool at once
     """
 
     nodes: tuple[Node, ...]
@@ -77,31 +39,38 @@ class Plan:
 
     @property
     def lookbacks(self) -> dict[str, int]:
+        """Sessions of past that each expression needs, by name; ``ALL_HISTORY`` when unbounded."""
         return {name: self.nodes[i].past for name, i in self.outputs.items()}
 
     @property
     def lookback(self) -> int:
+        """Sessions of past that the whole set needs; ``ALL_HISTORY`` when unbounded."""
         return max(self.lookbacks.values(), default=0)
 
     @property
     def lookahead(self) -> int:
+        """Sessions of future needed; 0 unless the plan was allowed the future."""
         return max((self.nodes[i].future for i in self.outputs.values()), default=0)
 
     @property
     def cross_sectional(self) -> bool:
-        return any(node.family is Family.CROSS for node in self.nodes)
+        """Whether a statistic across instruments is used: such a plan needs the whole pool at once."""
+        return any(node.family.calling is Calling.CROSS for node in self.nodes)
 
     def memory(self, sessions: int, lanes: int = 16) -> int:
         """Estimated bytes of the intermediate series of a tile of ``lanes`` instruments, as the executor frees them."""
-        from qdag.engine.execute import live_bytes
-
-        return live_bytes(self, sessions * lanes)
+        return live_bytes(self.nodes, self.outputs.values(), sessions * lanes)
 
     def explain(self, sessions: int = 2_500) -> str:
-        """Describe the graph: expressions, nodes with their readers and look-back, sharing and memory."""
+        """Describe the graph: expressions, nodes with their readers and look-back, sharing and memory.
+
+        Parameters
+        ----------
+        sessions : length of the panel for the estimate of memory
+        """
         readers: dict[int, int] = {}
         for node in self.nodes:
-            for i in node.inputs:
+            for i in node.sources:
                 readers[i] = readers.get(i, 0) + 1
         unshared = sum(_size(parse(text)) for text in self.expressions.values())
         past = "all history" if self.lookback >= ALL_HISTORY else f"{self.lookback} sessions"
@@ -137,7 +106,7 @@ def plan(expressions: Mapping[str, str], allow_future: bool = False, fields: Col
     ------
     ExpressionError
         A text that does not parse, an unknown field, arguments whose types do not fit, a look into the future that is
-        not allowed, or windows that add up to more than ``MAX_COST``.
+        not allowed, windows that add up to more than ``MAX_COST``, or an operator that no kernel computes.
     """
     builder = _Builder(allow_future, fields)
     outputs = {}
@@ -147,8 +116,8 @@ def plan(expressions: Mapping[str, str], allow_future: bool = False, fields: Col
             outputs[name] = builder.add(_affordable(text))
         except ExpressionError as error:
             raise _named(name, error) from None
-    fields = frozenset(node.parameters[0] for node in builder.nodes if node.operator == "Field")
-    return Plan(tuple(builder.nodes), outputs, dict(expressions), fields)
+    read = frozenset(str(n.parameter("name")) for n in builder.nodes if n.family.calling is Calling.FIELD)
+    return Plan(tuple(builder.nodes), outputs, dict(expressions), read)
 
 
 def cost(expression: Expression) -> int:
@@ -163,17 +132,17 @@ def cost(expression: Expression) -> int:
         if not isinstance(part, Call) or part in seen:
             return 0
         seen.add(part)
-        return _window(part) + sum(map(add, part.arguments))
+        return _window_cost(part) + sum(map(add, part.arguments))
 
     return add(expression)
 
 
-def _window(call: Call) -> int:
+def _window_cost(call: Call) -> int:
     if "window" not in OPERATORS[call.operator].parameters:
         return 1
     window = call.parameters[0]
     assert not isinstance(window, str)
-    return math.ceil(2 / window - 1) if 0 < window < 1 else int(window) or MAX_WINDOW
+    return sessions_of(window)
 
 
 def _affordable(text: str) -> Expression:
@@ -196,191 +165,121 @@ def _size(expression: Expression) -> int:
     return 1 + (sum(map(_size, expression.arguments)) if isinstance(expression, Call) else 0)
 
 
-def ema_window(parameter: int | float) -> tuple[float, int]:
-    """Return (decay per session, window): what a window leaves out weighs ``EMA_TAIL``, after a gap of ``EMA_GAP`` too.
-
-    Qlib's recursion begins at its query's start; a window makes the value the same whenever it is computed.
-    """
-    alpha = parameter if parameter < 1 else 2.0 / (parameter + 1.0)
-    decay = 1.0 - alpha
-    if decay <= 0.0:
-        return 0.0, 1
-    window = math.ceil(math.log(EMA_TAIL) / math.log(decay)) if decay < 1.0 else MAX_EMA_WINDOW + 1
-    if window > MAX_EMA_WINDOW:
-        raise ExpressionError(f"EMA with alpha {parameter} looks back {window} sessions; at most {MAX_EMA_WINDOW}")
-    return decay, max(window, 1) + EMA_GAP
-
-
 class _Builder:
+    """Puts expressions into one graph, each equal part once."""
+
     def __init__(self, allow_future: bool, fields: Collection[str] | None):
         self.allow_future = allow_future
         self.fields = fields
         self.nodes: list[Node] = []
         self.known: dict[tuple[Any, ...], int] = {}
-        self.parsed: dict[Expression, int] = {}
+        self.added: dict[Expression, int] = {}
         self.text = ""
-
-    def node(
-        self,
-        operator: str,
-        inputs: tuple[int, ...],
-        parameters: tuple[Any, ...],
-        dtype: str,
-        text: str,
-        *,
-        storage: str | None = None,
-        past: int = 0,
-        future: int = 0,
-        stage: int = 0,
-    ) -> int:
-        """Return the id of this node, an existing one where it is equal. 1 and 1.0 differ: they promote differently."""
-        key = (operator, inputs, tuple((type(p), p) for p in parameters))
-        if key in self.known:
-            return self.known[key]
-        if len(self.nodes) >= MAX_NODES:
-            raise ExpressionError(f"the expressions need more than {MAX_NODES} series; split the set")
-        below = [self.nodes[i] for i in inputs if i >= 0]
-        past = min(ALL_HISTORY, past + max((n.past for n in below), default=0))
-        future = max((n.future for n in below), default=0) + future
-        stage += max((n.stage for n in below), default=0)
-        storage = storage or (DOUBLE if dtype == DOUBLE else SINGLE)
-        family = family_of(operator)
-        self.nodes.append(
-            Node(len(self.nodes), operator, family, inputs, parameters, dtype, storage, past, future, stage, text)
-        )
-        self.known[key] = len(self.nodes) - 1
-        return len(self.nodes) - 1
 
     def fail(self, message: str) -> ExpressionError:
         return ExpressionError(f"{message} in {self.text!r}")
 
-    def add(self, expression: Expression) -> int:
-        found = self.parsed.get(expression) if not isinstance(expression, Number) else None
-        if found is None:
-            found = self._add(expression)
-            self.parsed[expression] = found
-        return found
-
-    def _add(self, expression: Expression) -> int:
-        if isinstance(expression, Field):
-            if self.fields is not None and expression.name not in self.fields:
-                near = nearest(str(expression), [f"${name}" for name in self.fields])
-                raise ExpressionError(f"unknown field '{expression}'{near}", self.text, self.text.find(str(expression)))
-            return self.node("Field", (), (expression.name,), SINGLE, str(expression))
+    def add(self, expression: Expression, text: str = "") -> int:
+        """Return the id of the series of an expression; text is what it stands for, itself by default."""
         if isinstance(expression, Number):
             raise self.fail(f"the number {expression} stands where a series is needed")
-        operator = OPERATORS[expression.operator]
-        if operator.kind is Kind.ELEMENT:
-            return self._element(expression)
-        series = [self.add(argument) for argument in expression.arguments]
-        if operator.kind is Kind.SHIFT:
-            return self._shift(expression, series[0])
-        if operator.kind is Kind.ROLLING:
-            return self._rolling(expression, series[0])
-        if operator.kind is Kind.PAIR:
-            return self._pair(expression, series)
-        parameters = expression.parameters
-        if operator.kind is Kind.INSTRUMENT:
-            source = self.nodes[series[0]]
-            return self.node(
-                "Mask", (series[0],), parameters, source.dtype, str(expression), storage=source.storage, stage=1
+        added = self.added.get(expression)
+        if added is None:
+            added = self._field(expression) if isinstance(expression, Field) else self._call(expression, text)
+            self.added[expression] = added
+        return added
+
+    def _field(self, field: Field) -> int:
+        if self.fields is not None and field.name not in self.fields:
+            near = nearest(str(field), [f"${name}" for name in self.fields])
+            raise ExpressionError(f"unknown field '{field}'{near}", self.text, self.text.find(str(field)))
+        return self._node(operator_of("Field"), (), (), (field.name,), str(field))
+
+    def _call(self, call: Call, text: str) -> int:
+        text = text or str(call)
+        operator = operator_of(call.operator)
+        numbers = tuple(a.value if isinstance(a, Number) else None for a in call.arguments)
+        inputs = tuple(-1 if isinstance(a, Number) else self.add(a) for a in call.arguments)
+        types = self._types(inputs, numbers)
+        comparisons = bool(types) and all(t == BOOL for t in types)
+        if operator.joins_comparisons and not comparisons:
+            raise self.fail(f"{operator.name} joins comparisons, but {text} has a series of numbers")
+        if comparisons and operator.refuses_comparisons:
+            raise self.fail(operator.refuses_comparisons.format(call=text))
+        if comparisons and operator.of_comparisons:
+            operator = operator_of(operator.of_comparisons)
+        if operator.mirrored and inputs[0] < 0:
+            operator, inputs, numbers = operator_of(operator.mirrored), inputs[::-1], numbers[::-1]
+        reach = self._reach(operator, call.parameters, text)
+        if operator.made_of:
+            return self.add(_expanded(operator, call), text)
+        return self._node(operator, inputs, numbers, call.parameters, text, reach)
+
+    def _types(self, inputs: tuple[int, ...], numbers: tuple[int | float | None, ...]) -> list[ArgumentType]:
+        return [self.nodes[i].dtype if i >= 0 else type(n) for i, n in zip(inputs, numbers, strict=True)]
+
+    def _node(
+        self,
+        operator: Operator,
+        inputs: tuple[int, ...],
+        numbers: tuple[int | float | None, ...],
+        parameters: tuple[Constant, ...],
+        text: str,
+        reach: Reach = NOWHERE,
+    ) -> int:
+        """Return the id of this node, an existing one where it is equal. 1 and 1.0 differ: they promote differently."""
+        key = (operator.name, inputs, tuple((type(c), c) for c in (*numbers, *parameters)))
+        if key in self.known:
+            return self.known[key]
+        if len(self.nodes) >= MAX_NODES:
+            raise ExpressionError(f"the expressions need more than {MAX_NODES} series; split the set")
+        family, code = operator.computed_by(parameters)
+        below = [self.nodes[i] for i in inputs if i >= 0]
+        dtype = operator.dtype(self._types(inputs, numbers))
+        self.nodes.append(
+            Node(
+                id=len(self.nodes),
+                operator=operator,
+                family=family,
+                code=code,
+                inputs=inputs,
+                numbers=numbers,
+                parameters=parameters,
+                dtype=dtype,
+                storage=below[0].storage if operator.exact else storage_of(dtype),
+                past=min(ALL_HISTORY, reach.past + max((n.past for n in below), default=0)),
+                future=reach.future + max((n.future for n in below), default=0),
+                stage=family.across + max((n.stage for n in below), default=0),
+                text=text,
             )
-        return self.node(expression.operator, tuple(series), parameters, DOUBLE, str(expression), stage=1)
-
-    def _element(self, expression: Call) -> int:
-        name = expression.operator
-        numbers = tuple(a.value if isinstance(a, Number) else None for a in expression.arguments)
-        inputs = tuple(-1 if isinstance(a, Number) else self.add(a) for a in expression.arguments)
-        types = [self.nodes[i].dtype if i >= 0 else type(v) for i, v in zip(inputs, numbers, strict=True)]
-        text = str(expression)
-        if name in ("And", "Or", "Not"):
-            if any(t != BOOL for t in types):
-                raise self.fail(f"{name} joins comparisons, but {text} has a series of numbers")
-            return self.node(name, inputs, numbers, BOOL, text)
-        if name in _COMPARISON:
-            return self.node(name, inputs, numbers, BOOL, text)
-        if name == "If":
-            return self.node(name, inputs, numbers, _promote(types[1:], weak_pair=DOUBLE), text)
-        if name == "Sign":
-            return self.node(name, inputs, numbers, SINGLE, text)
-        if name in ("Abs", "Log"):
-            dtype = SINGLE if types[0] == BOOL and name == "Log" else types[0]
-            if name == "Abs" and dtype == BOOL:
-                return inputs[0]
-            return self.node(name, inputs, numbers, str(dtype), text)
-        assert name in _ARITHMETIC, name
-        dtype = _promote(types, weak_pair=DOUBLE)
-        if dtype == BOOL:
-            # numpy: + and maximum of two bools are "or", * and minimum are "and"
-            if name == "Sub":
-                raise self.fail(f"two comparisons cannot be subtracted, as {text} does; use If(condition, 1, 0)")
-            if name in ("Add", "Greater", "Mul", "Less"):
-                return self.node("Or" if name in ("Add", "Greater") else "And", inputs, numbers, BOOL, text)
-            dtype = DOUBLE
-        return self.node(name, inputs, numbers, dtype, text)
-
-    def _shift(self, expression: Call, source: int) -> int:
-        lag = expression.parameters[0]
-        if isinstance(lag, int) and lag < 0 and not self.allow_future:
-            ahead = f"{-lag} session{'s' if lag < -1 else ''}"
-            raise self.fail(f"{expression} looks {ahead} into the future, which only labels may")
-        below = self.nodes[source]
-        assert isinstance(lag, int)
-        past, future = (ALL_HISTORY if lag == 0 else max(lag, 0)), max(-lag, 0)
-        dtype = DOUBLE if below.dtype == BOOL else below.dtype
-        if expression.operator == "Delta" and below.dtype == BOOL:
-            raise self.fail(f"a comparison has no difference, as {expression} wants; use If(condition, 1, 0)")
-        shifted = self.node(
-            "Ref",
-            (source,),
-            (lag,),
-            dtype,
-            f"Ref({below.text}, {lag})",
-            storage=below.storage,
-            past=past,
-            future=future,
         )
-        if expression.operator == "Ref":
-            return shifted
-        return self.node("Sub", (source, shifted), (None, None), dtype, str(expression))
+        self.known[key] = len(self.nodes) - 1
+        return self.known[key]
 
-    def _rolling(self, expression: Call, source: int) -> int:
-        name, parameters = expression.operator, expression.parameters
-        window = parameters[0]
-        assert not isinstance(window, str)
-        length = ema_window(window)[1] if name == "EMA" else int(window)
-        past = length - 1 if length else ALL_HISTORY
-        storage = self.nodes[source].storage if name in _EXACT else None
-        return self.node(name, (source,), parameters, DOUBLE, str(expression), storage=storage, past=past)
-
-    def _pair(self, expression: Call, series: list[int]) -> int:
-        window = expression.parameters[0]
-        assert isinstance(window, int)
-        past = ALL_HISTORY if window == 0 else window - 1
-        x, z = series
-        if expression.operator == "Cov":
-            return self.node("Cov", (x, z), (window,), DOUBLE, str(expression), past=past)
-        # Qlib's guard looks at each series' own standard deviation, which Std may want as well
-        inputs = [self.node("PairCorr", (x, z), (window,), DOUBLE, f"unguarded {expression}", past=past)]
-        for i in (x, z):
-            std = Call("Std", (Field("x"),), (window,))
-            inputs.append(
-                self.node("Std", (i,), std.parameters, DOUBLE, f"Std({self.nodes[i].text}, {window})", past=past)
-            )
-        return self.node("Corr", tuple(inputs), (), DOUBLE, str(expression))
+    def _reach(self, operator: Operator, parameters: tuple[Constant, ...], text: str) -> Reach:
+        if operator.reach is None:
+            return NOWHERE
+        first = parameters[0]
+        assert not isinstance(first, str)
+        reach = operator.reach(first)
+        if reach.future and not self.allow_future:
+            ahead = f"{reach.future} session{'s' if reach.future > 1 else ''}"
+            raise self.fail(f"{text} looks {ahead} into the future, which only labels may")
+        return reach
 
 
-def _promote(types: list[Any], weak_pair: str) -> str:
-    """numpy 2's result dtype of series dtypes and Python numbers, with int64 widened to float64."""
-    strong = [t for t in types if isinstance(t, str)]
-    weak = [t for t in types if not isinstance(t, str)]
-    if not strong:
-        return weak_pair
-    if DOUBLE in strong:
-        return DOUBLE
-    if SINGLE in strong:
-        return SINGLE
-    return DOUBLE if weak else BOOL
+def _expanded(operator: Operator, call: Call) -> Call:
+    """The call of other operators that stands for a call of this one, as its declaration says."""
+    given: dict[str, Any] = dict(zip(operator.arguments, call.arguments, strict=True))
+    given |= zip(operator.parameters, call.parameters, strict=True)
+
+    def build(template: tuple[Any, ...]) -> Call:
+        name, *parts = template
+        values: list[Any] = [build(p) if isinstance(p, tuple) else given[p] if isinstance(p, str) else p for p in parts]
+        series = len(operator_of(name).arguments)
+        return Call(name, tuple(values[:series]), tuple(values[series:]))
+
+    return build(operator.made_of)
 
 
-__all__ = ["ALL_HISTORY", "SYMBOLS", "Node", "Plan", "cost", "ema_window", "plan"]
+__all__ = ["ALL_HISTORY", "MAX_COST", "Plan", "cost", "plan"]

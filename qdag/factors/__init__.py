@@ -1,6 +1,6 @@
 """Factors as predictors: their metrics, dated by when they became known, and reports on them."""
 
 from qdag.factors.metrics import factor_metrics, history_sessions, iter_factor_metrics, signal_sessions
-from qdag.factors.report import markdown, top_factors
+from qdag.factors.report import top_factors
 
-__all__ = ["factor_metrics", "history_sessions", "iter_factor_metrics", "markdown", "signal_sessions", "top_factors"]
+__all__ = ["factor_metrics", "history_sessions", "iter_factor_metrics", "signal_sessions", "top_factors"]

@@ -265,7 +265,7 @@ class _Pool:
 
 
 def _pool(name: str, mask: np.ndarray, labels: np.ndarray, past: np.ndarray) -> _Pool:
-    from qdag.factors import _kernels
+    from qdag.factors import kernels
 
     ever = mask.any(axis=1)
     # an index is a small part of a market: its metrics need not walk over everybody
@@ -274,7 +274,7 @@ def _pool(name: str, mask: np.ndarray, labels: np.ndarray, past: np.ndarray) -> 
         mask, labels = mask[rows], np.ascontiguousarray(labels[:, :, rows])
     members = np.ascontiguousarray(mask.T)
     order, count, ranks = (
-        np.stack(parts) for parts in zip(*(_kernels.rank_labels(label, members) for label in labels), strict=True)
+        np.stack(parts) for parts in zip(*(kernels.rank_labels(label, members) for label in labels), strict=True)
     )
     return _Pool(name, rows, members, labels, order, count, ranks, past)
 
@@ -292,19 +292,19 @@ def _batches(
     minimum: int,
     threads: int,
 ) -> Iterator[pa.RecordBatch]:
-    from qdag.factors import _kernels
+    from qdag.factors import kernels
 
     steps = np.array(horizons, np.int64)
     length = at.stop - at.start
 
     def one(pool: _Pool, index: int, values: np.ndarray) -> dict[str, np.ndarray]:
-        ic, rank_ic, coverage, long_short, n = _kernels.cross_sections(
+        ic, rank_ic, coverage, long_short, n = kernels.cross_sections(
             values if pool.rows is None else values[pool.rows],
             first, pool.members, pool.labels, pool.order, pool.count, pool.ranks, steps, at.start - at.first, length,
             MINIMUM_PAIRS, MINIMUM_QUINTILE_PAIRS,
         )  # fmt: skip
         (icir, icir_n), (rank_icir, _) = (
-            _kernels.trailing_ratio(np.concatenate([before[index], now], axis=1), window, minimum, EQUAL_DEVIATION)
+            kernels.trailing_ratio(np.concatenate([before[index], now], axis=1), window, minimum, EQUAL_DEVIATION)
             for before, now in zip(pool.past, (ic, rank_ic), strict=True)
         )
         return {

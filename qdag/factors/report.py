@@ -90,9 +90,3 @@ def leading_rank_ic(metrics: pa.Table, horizon: int, pool: str, n: int = 10) -> 
     first = frame.groupby("date").head(n)
     means = (first["rank_ic"] * np.sign(first["rank_icir"])).groupby(first["date"]).mean()
     return dict(zip(means.index.tolist(), means.tolist(), strict=True))
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Write a report as a Markdown table with four decimals; undefined values are empty cells."""
-    shown = frame.astype(object).where(frame.notna(), None)
-    return shown.to_markdown(index=False, floatfmt=".4f", missingval="")

@@ -20,6 +20,7 @@ On-balance volume and accumulation/distribution, whose level only tells where so
 the last 120 traded sessions.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
@@ -29,7 +30,6 @@ import numpy as np
 
 from qdag.engine.panel import Panel
 from qdag.errors import PanelError
-from qdag.features.catalogue import Feature
 
 FIELDS = ("high", "low", "close", "volume", "vwap")
 WARMUP_HALVES = 3
@@ -39,103 +39,16 @@ BARS = 360
 COUNTED = 120
 SESSIONS_PER_YEAR = 252
 
+CONSTANTS = {
+    "warmup": WARMUP,
+    "warmup_halves": WARMUP_HALVES,
+    "bars": BARS,
+    "counted": COUNTED,
+    "sessions_per_year": SESSIONS_PER_YEAR,
+}
+"""What the values depend on besides the bars, by name."""
+
 _Rows = dict[str, np.ndarray]
-
-
-def _feature(name: str, group: str, meaning: str, direction: str, unit: str = "") -> Feature:
-    return Feature(name, group, None, meaning, direction, unit)
-
-
-def _price(name: str, group: str, meaning: str, direction: str) -> Feature:
-    return _feature(name, group, meaning, direction, "currency")
-
-
-FEATURES: tuple[Feature, ...] = (
-    *(
-        _price(f"sma_{n}", "trend", f"mean close of {n} sessions", "level; close above it means an uptrend")
-        for n in (5, 10, 20, 60)
-    ),
-    _price("ema_20", "trend", "exponential mean of close, span 20", "level; close above it means an uptrend"),
-    _price("wma_20", "trend", "linearly weighted mean close of 20 sessions", "level; close above it means an uptrend"),
-    _feature("rsi_14", "momentum", "Wilder's relative strength index of close, 0..100", "high is overbought"),
-    _feature("stoch_k", "momentum", "slow stochastic %K (14, 3), 0..100", "high is overbought"),
-    _feature("stoch_d", "momentum", "mean %K of 3 sessions, 0..100", "high is overbought"),
-    _feature("willr_14", "momentum", "Williams %R of 14 sessions, -100..0", "near 0 is overbought"),
-    _feature("cci_20", "momentum", "commodity channel index of 20 sessions", "high is a strong move up"),
-    _price("mom_10", "momentum", "close minus close 10 sessions ago", "positive is rising"),
-    _feature("roc_10", "momentum", "change of close over 10 sessions, percent", "positive is rising"),
-    _price("macd", "momentum", "exponential mean of close, span 12, minus span 26", "positive is rising"),
-    _price("macd_signal", "momentum", "exponential mean of macd, span 9", "positive is rising"),
-    _price("macd_hist", "momentum", "macd minus macd_signal", "positive is a move gaining strength"),
-    _price("bb_upper", "channel", "Bollinger band: mean of 20 plus 2 population deviations", "level"),
-    _price("bb_middle", "channel", "Bollinger band: mean of 20", "level"),
-    _price("bb_lower", "channel", "Bollinger band: mean of 20 minus 2 population deviations", "level"),
-    _price("sar", "trend", "parabolic stop and reverse (0.02, 0.2)", "level; below close in an uptrend"),
-    _feature("adx_14", "trend", "Wilder's average directional index, 0..100", "high is a strong trend, up or down"),
-    _price("ichimoku_conversion", "trend", "middle of the range of 9 sessions", "level; above the base means rising"),
-    _price("ichimoku_base", "trend", "middle of the range of 26 sessions", "level"),
-    _price(
-        "ichimoku_span_a",
-        "trend",
-        "mean of conversion and base of 26 sessions ago: the cloud drawn at this session",
-        "level; close above both spans means an uptrend",
-    ),
-    _price(
-        "ichimoku_span_b",
-        "trend",
-        "middle of the range of 52 sessions, of 26 sessions ago: the cloud drawn at this session",
-        "level; close above both spans means an uptrend",
-    ),
-    _price("vwap", "volume", "the session's volume-weighted average price", "level"),
-    _price(
-        "vwap_20",
-        "volume",
-        "typical price weighted by volume over 20 sessions",
-        "level; close above it means buyers lead",
-    ),
-    _feature(
-        "obv_120",
-        "volume",
-        "on-balance volume counted over 120 sessions",
-        "positive is volume on rising days",
-        "shares",
-    ),
-    _feature(
-        "ad_120",
-        "volume",
-        "accumulation/distribution counted over 120 sessions",
-        "positive is closing near highs",
-        "shares",
-    ),
-    _feature("volume_rsi_14", "volume", "Wilder's relative strength index of volume, 0..100", "high is growing volume"),
-    _price("atr_14", "volatility", "Wilder's average true range of 14 sessions", "high is volatile"),
-    _feature("volatility_20", "volatility", "sample deviation of 20 close-to-close returns", "high is volatile"),
-    _feature(
-        "hist_volatility_20",
-        "volatility",
-        "sample deviation of 20 log returns, annualised by sqrt(252)",
-        "high is volatile",
-    ),
-    _feature(
-        "kdj_k",
-        "momentum",
-        "KDJ (9, 3, 3) K: raw stochastic of 9 smoothed by 1/3 from 50, 0..100",
-        "high is overbought",
-    ),
-    _feature("kdj_d", "momentum", "KDJ D: K smoothed by 1/3 from 50, 0..100", "high is overbought"),
-    _feature("kdj_j", "momentum", "KDJ J: 3 K - 2 D, may leave 0..100", "high is overbought"),
-)
-
-
-def constants() -> dict[str, int]:
-    """Constants that the values depend on, by name."""
-    return {
-        "warmup": WARMUP,
-        "warmup_halves": WARMUP_HALVES,
-        "bars": BARS,
-        "counted": COUNTED,
-        "sessions_per_year": SESSIONS_PER_YEAR,
-    }
 
 
 def history_start(day: date) -> date:
@@ -145,8 +58,10 @@ def history_start(day: date) -> date:
     return anchor
 
 
-def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dict[str, np.ndarray]:
-    """Compute every indicator of :data:`FEATURES`.
+def compute_indicators(
+    panel: Panel, names: Sequence[str], *, start: int = 0, threads: int = 2
+) -> dict[str, np.ndarray]:
+    """Compute indicators.
 
     Parameters
     ----------
@@ -154,6 +69,8 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
         Adjusted fields high, low, close, volume and vwap, from :data:`WARMUP` sessions before the first wanted one
         (or its :func:`history_start`) or from the first session there is; of instruments that :func:`reach_back`
         names, from their listing. A bar is a session with a close. Further fields are ignored.
+    names : sequence of str
+        The wanted indicators, of those that ``qdag.features.sets.technical_indicators`` declares.
     start : int
         Position of the first wanted session.
     threads : int
@@ -162,7 +79,7 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
     Returns
     -------
     dict of str -> float32 array, shape (I, S - start)
-        In the order of :data:`FEATURES`. NaN at sessions whose high, low, close or volume is missing
+        In the order of ``names``. NaN at sessions whose high, low, close or volume is missing
         or whose close is not positive, and until an indicator has the traded sessions it needs since the listing.
         Price units are those of the panel.
 
@@ -180,8 +97,8 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
     fields = tuple(panel[name] for name in FIELDS)
     traded = np.logical_and.reduce([np.isfinite(values) for values in fields[:-1]]) & (panel["close"] > 0)
     bars = np.isfinite(panel["close"])
-    out = np.full((len(FEATURES), size, width - start), np.nan, np.float32)
-    work = partial(_instrument, fields, traded, bars, _blocks(panel.sessions, start), start, out)
+    out = np.full((len(names), size, width - start), np.nan, np.float32)
+    work = partial(_instrument, fields, traded, bars, _blocks(panel.sessions, start), start, names, out)
     if threads == 1 or size < 2:
         for row in range(size):
             work(row)
@@ -189,7 +106,7 @@ def compute_indicators(panel: Panel, *, start: int = 0, threads: int = 2) -> dic
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(work, range(size)):
                 pass
-    return {f.name: values for f, values in zip(FEATURES, out, strict=True)}
+    return dict(zip(names, out, strict=True))
 
 
 def reach_back(panel: Panel, start: int) -> np.ndarray:
@@ -245,6 +162,7 @@ def _instrument(
     bars: np.ndarray,
     blocks: list[_Block],
     start: int,
+    names: Sequence[str],
     out: np.ndarray,
     row: int,
 ) -> None:
@@ -257,7 +175,7 @@ def _instrument(
         if wanted == len(at):
             continue
         values = _series(*(field[row, at].astype(np.float64) for field in fields))
-        out[:, row, at[wanted:] - start] = [values[f.name][wanted:] for f in FEATURES]
+        out[:, row, at[wanted:] - start] = [values[name][wanted:] for name in names]
 
 
 def _series(high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, vwap: np.ndarray) -> _Rows:

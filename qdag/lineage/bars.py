@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from qdag.lineage.changes import changes
 from qdag.lineage.records import RAW, as_recorded, record, withdraw
 from qdag.schema import LINEAGE
+from qdag.store.arrow import text_codes
 from qdag.store.digests import digests_by_session, mixed, month_spans, row_digests, text_digest
 from qdag.store.tables import TableStore
 
@@ -48,8 +49,9 @@ def reconcile(
         return
     span: tuple[date, date] | None = None
     seen = -1
-    if known.num_rows:
-        newest = known.slice(pc.index(known["version"], pc.max(known["version"])).as_py(), 1).to_pylist()[0]
+    # no table of records older than its column has a version
+    if (last := pc.max(known["version"])).is_valid:
+        newest = known.slice(pc.index(known["version"], last).as_py(), 1).to_pylist()[0]
         # records of an earlier version of qdag name no commit: they are made anew, once
         if newest["commit"] is not None and log.holds(newest["version"], newest["commit"]):
             seen = newest["version"]
@@ -129,7 +131,7 @@ def _reach(store: TableStore, universe: str, end: date, version: int) -> np.date
     counted: dict[str, int] = {}
     for first, last in month_spans(stored[stored > reach]):
         rows = store.read(RAW, universe, first, last, columns=["date", "instrument"], version=version)
-        codes, names = _coded(rows)
+        codes, names = text_codes(rows["instrument"])
         order = np.argsort(codes, kind="stable")
         begins = np.flatnonzero(np.append(True, np.diff(codes[order]) != 0))
         rank = np.empty(len(codes), np.int64)
@@ -141,13 +143,6 @@ def _reach(store: TableStore, universe: str, end: date, version: int) -> np.date
         counts = np.bincount(codes, minlength=len(names)).tolist()
         counted |= {name: counted.get(name, 0) + count for name, count in zip(names, counts, strict=True)}
     return reach
-
-
-def _coded(rows: pa.Table) -> tuple[np.ndarray, list[str]]:
-    """Position of each row's instrument in the list of those that the rows are of."""
-    encoded = pc.dictionary_encode(rows["instrument"].combine_chunks())
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 @dataclass
@@ -212,7 +207,7 @@ class _Walk:
 
     def _known(self, rows: pa.Table) -> np.ndarray:
         """Codes of the rows' instruments; new ones get one."""
-        codes, names = _coded(rows)
+        codes, names = text_codes(rows["instrument"])
         fresh = [name for name in names if name not in self.codes]
         if fresh:
             self.codes |= {name: len(self.codes) + i for i, name in enumerate(fresh)}
@@ -242,7 +237,7 @@ class _Walk:
         names = [name for name, code in self.codes.items() if code in wanted]
         rows = _bars_before(self.store, self.universe, self.first, names, self.version)
         digests, closes = row_digests(rows, _BAR), _adjusted(rows)
-        places, found = _coded(rows)
+        places, found = text_codes(rows["instrument"])
         for place, name in enumerate(found):
             code, own = self.codes[name], np.flatnonzero(places == place)
             last = np.concatenate([digests[own], self.bars[code, : self.kept[code]]])[-MEMORY:]

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from qdag.lineage.changes import changes
 from qdag.lineage.definition import columns_part, shared_part
-from qdag.schema import LINEAGE
+from qdag.schema import LINEAGE, RAW_OHLCV
 from qdag.store.digests import mixed, text_digest
 from qdag.store.tables import TableStore
 
-RAW = "raw_ohlcv"
+RAW = RAW_OHLCV.name
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def forget(
     if not len(sessions) or not store.exists(LINEAGE.name):
         return
     span = sessions[0].item(), sessions[-1].item()
-    rows = store.read(LINEAGE.name, universe, *span, match=("asset", asset))
+    rows = as_recorded(store.read(LINEAGE.name, universe, *span, match=("asset", asset)))
     at = np.searchsorted(sessions, rows["date"].to_numpy().astype("M8[D]"))
     same = rows["inputs"].to_numpy().view(np.uint64) == np.asarray(inputs, np.uint64)[at]
     same &= rows["definition"].to_numpy(zero_copy_only=False) == definition
@@ -176,7 +176,7 @@ def block(
     """
     if not store.exists(LINEAGE.name):
         return
-    rows = store.read(LINEAGE.name, universe, start, end, match=("asset", asset))
+    rows = as_recorded(store.read(LINEAGE.name, universe, start, end, match=("asset", asset)))
     if not rows.num_rows or (rows["blocked"].null_count == rows.num_rows and not checks):
         return
     days = rows["date"].to_numpy().astype("M8[D]")
@@ -187,12 +187,17 @@ def block(
     told = pa.array([checks if one and checks else None for one in broken.tolist()], pa.string())
     rows = rows.set_column(rows.column_names.index("blocked"), "blocked", told)
     first, last = rows["date"][0].as_py(), rows["date"][-1].as_py()
-    store.replace(LINEAGE, universe, first, last, as_recorded(rows), provenance, match=("asset", asset))
+    store.replace(LINEAGE, universe, first, last, rows, provenance, match=("asset", asset))
 
 
 def as_recorded(rows: pa.Table) -> pa.Table:
-    """Rows of the table with all its columns, null where it was stored before it had them."""
+    """Rows of the table with all its columns, null where it was stored before it had them.
+
+    A row that lacks what every record has is none: its session is computed again.
+    """
     schema = LINEAGE.arrow()
+    if any(field.name not in rows.column_names for field in schema if not field.nullable):
+        return schema.empty_table()
     columns = [
         rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type) for field in schema
     ]

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow as pa
 
 from qdag.errors import MissingDataError, unknown
-from qdag.schema import FEATURE_TABLES
+from qdag.features.catalogue import CUSTOM, feature_sets
+from qdag.schema import LABELS
 
 if TYPE_CHECKING:
     from qdag.store.tables import TableStore
 
 KEYS = ("universe", "date", "instrument")
-LABELS = "labels"
 
 Features = Mapping[str, Sequence[str]]
 """Columns to use, by feature table."""
@@ -33,8 +33,8 @@ def stored_features(store: "TableStore", tables: Iterable[str]) -> dict[str, tup
     """
     found = {}
     for table in tables:
-        if table not in FEATURE_TABLES:
-            raise unknown("feature table", table, FEATURE_TABLES)
+        if table not in (known := (*feature_sets(), CUSTOM)):
+            raise unknown("feature table", table, known)
         if not store.exists(table):
             raise MissingDataError(f"feature table {table!r} holds nothing yet; materialize {table} first")
         found[table] = tuple(column for column in store.columns(table) if column not in KEYS)

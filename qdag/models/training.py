@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from qdag.core.sessions import calendar_for
 from qdag.errors import MissingDataError, TrainingError
 from qdag.models.frames import LABELS, feature_names, stored_features
 from qdag.models.split import Split, walk_forward
-from qdag.sessions import calendar_for
 from qdag.settings import Settings
 
 if TYPE_CHECKING:

@@ -58,6 +58,8 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.partition("://")[2] != host:
             return f"a page of {origin[:100]!r}"
+        if ".." in scope["path"].split("/"):
+            return "a path that leaves its folder"
         graphql = scope["path"].lstrip("/").lower().startswith("graphql")
         method = scope.get("method", "GET")
         if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):

@@ -16,14 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from qdag.errors import SourceError, unknown
-from qdag.provider import SUFFIX, folder_name, parse_bin, read_days, read_spans
 from qdag.settings import QlibSource, UniverseSettings
 from qdag.sources.actions import without_factor
-from qdag.sources.base import PRICES, Cleaner, Delivery, RawRows
-from qdag.sources.profiles import plain_symbol
+from qdag.sources.cleaning import Cleaner
+from qdag.sources.files.profiles import plain_symbol
+from qdag.sources.protocol import Delivery
+from qdag.sources.reasons import Reason
+from qdag.sources.rows import NEEDED, RawRows
+from qdag.store.qlib.layout import SUFFIX, folder_name, parse_bin, read_days, read_spans
 
-NEEDED = (*PRICES, "volume")
 OPTIONAL = ("factor", "amount", "vwap")
+"""Fields that a provider may lack; ``NEEDED`` ones it must have."""
 
 
 class QlibFolder:
@@ -48,16 +51,16 @@ class QlibFolder:
         for name in names:
             source = f"features/{folder_name(name)}"
             if plain_symbol(name) is None:
-                cleaner.refuse_file("instruments/all.txt", name, "bad_instrument", repr(name))
+                cleaner.refuse_file("instruments/all.txt", name, Reason.BAD_INSTRUMENT, repr(name))
                 refused, last = refused + 1, repr(name)
                 continue
             if other := cleaner.clash(name):
-                cleaner.refuse_file(source, name, "name_clash", f"{other!r} was read before")
+                cleaner.refuse_file(source, name, Reason.NAME_CLASH, f"{other!r} was read before")
                 continue
             try:
                 fields = self._fields(self.folder / source, len(calendar))
             except (OSError, ValueError) as error:
-                cleaner.refuse_file(source, name, "unreadable", str(error))
+                cleaner.refuse_file(source, name, Reason.UNREADABLE, str(error))
                 refused, last = refused + 1, f"{source}: {error}"
                 continue
             without += "factor" not in fields
@@ -121,3 +124,8 @@ class QlibFolder:
                 yield ",".join([f"date={calendar[at[row]]}", *cells])
 
         cleaner.add(source, RawRows(np.full(len(at), name, object), calendar[at], at + 1, numbers, bad), text, name)
+
+
+def source_of(universe: str, settings: UniverseSettings, source: QlibSource, downloads: Path | None) -> QlibFolder:
+    """See ``qdag.sources.open``."""
+    return QlibFolder(universe, settings, source)

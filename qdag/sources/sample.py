@@ -14,10 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from qdag.errors import SourceError, unknown
-from qdag.settings import UniverseSettings
-from qdag.sources.base import Cleaner, Delivery, RawRows
+from qdag.settings import SampleSource, UniverseSettings
+from qdag.sources.cleaning import Cleaner
+from qdag.sources.protocol import Delivery
+from qdag.sources.rows import RawRows
 
 SOURCE = "stocks.csv.gz"
+"""Name of the file in the package."""
 COLUMNS = {
     "Open": "open",
     "High": "high",
@@ -26,6 +29,7 @@ COLUMNS = {
     "Volume": "volume",
     "Adj Close": "adjusted_close",
 }
+"""Column of the file -> column of ``RawRows``."""
 
 
 class Sample:
@@ -69,3 +73,8 @@ def _rows() -> tuple[RawRows, list[str]]:
     day = table["Date"].to_numpy().astype("M8[D]")
     instrument = table["Ticker"].to_numpy()
     return RawRows(instrument.astype(object), day, line, numbers, np.zeros(size, bool)), data.decode().splitlines()
+
+
+def source_of(universe: str, settings: UniverseSettings, source: SampleSource, downloads: Path | None) -> Sample:
+    """See ``qdag.sources.open``."""
+    return Sample(universe, settings)

@@ -12,13 +12,16 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from qdag.store.arrow import text_codes
 
 MEMORY_BYTES = 256 << 20
+"""Bytes that the tables of one delivery hold in memory; the rest goes to disk."""
 PART_SESSIONS = 128
+"""Sessions of one part of a delivery."""
 
 
-class Shelf:
+class SpillingTables:
     """Tables of one schema, added piecewise to numbered places.
 
     Parameters
@@ -72,7 +75,7 @@ class Shelf:
         return Path(self._folder.name, f"{place}.arrows")
 
 
-class Parts(Sequence[pa.Table]):
+class SessionParts(Sequence[pa.Table]):
     """Bars of a delivery, gathered instrument by instrument and given back by sessions.
 
     Each part holds the bars of some sessions, sorted by date and instrument; the sessions of a part are later than
@@ -86,7 +89,7 @@ class Parts(Sequence[pa.Table]):
 
     def __init__(self, sessions: np.ndarray):
         self.sessions = sessions
-        self._shelf = Shelf()
+        self._tables = SpillingTables()
 
     def add(self, bars: pa.Table) -> None:
         """Add bars that are sorted by date."""
@@ -94,10 +97,10 @@ class Parts(Sequence[pa.Table]):
         edges = [0, *(np.flatnonzero(np.diff(place)) + 1).tolist(), len(place)]
         for low, high in pairwise(edges):
             if high > low:
-                self._shelf.add(int(place[low]), bars.slice(low, high - low))
+                self._tables.add(int(place[low]), bars.slice(low, high - low))
 
     def __len__(self) -> int:
-        return len(self._shelf.places)
+        return len(self._tables.places)
 
     @overload
     def __getitem__(self, at: int) -> pa.Table: ...
@@ -106,13 +109,12 @@ class Parts(Sequence[pa.Table]):
     def __getitem__(self, at: int | slice) -> "pa.Table | list[pa.Table]":
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
-        return sorted_bars(self._shelf.read(self._shelf.places[at]))
+        return sorted_bars(self._tables.read(self._tables.places[at]))
 
 
 def sorted_bars(bars: pa.Table) -> pa.Table:
     """Bars in the order of date and instrument; equal names keep their order."""
-    names = pc.dictionary_encode(bars["instrument"]).unify_dictionaries().combine_chunks()
-    names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
-    rank = np.argsort(np.argsort(np.array(names.dictionary.to_pylist(), object), kind="stable"), kind="stable")
-    order = np.lexsort((rank[np.asarray(names.indices)], bars["date"].to_numpy()))
+    codes, names = text_codes(bars["instrument"])
+    rank = np.argsort(np.argsort(np.array(names, object), kind="stable"), kind="stable")
+    order = np.lexsort((rank[codes], bars["date"].to_numpy()))
     return bars.take(pa.array(order)).combine_chunks()

@@ -16,17 +16,21 @@ Draws are made in blocks of instruments, in the order of time: more sessions or 
 
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 
 from qdag.errors import unknown
 from qdag.schema import QUARANTINE
 from qdag.settings import SyntheticSource, UniverseSettings
-from qdag.sources.base import Delivery, bars_table
-from qdag.sources.spill import Parts
+from qdag.sources.protocol import Delivery
+from qdag.sources.rows import bars_table
+from qdag.sources.spill import SessionParts
 
 BLOCK = 64
+"""Instruments that are drawn together."""
 MARKET, OWN, GAP = 0.007, 0.018, 0.008
+"""Standard deviations of a session: the market's return, an instrument's own, and the opening gap."""
 
 
 def instrument_names(count: int) -> list[str]:
@@ -53,7 +57,7 @@ class Synthetic:
         sessions = np.asarray(sessions).astype("datetime64[D]")
         low = int(np.searchsorted(sessions, np.datetime64(start, "D")))
         high = int(np.searchsorted(sessions, np.datetime64(end, "D"), side="right"))
-        parts = Parts(sessions)
+        parts = SessionParts(sessions)
         delivered = 0
         for rows in self._blocks(names, wanted, sessions[:high], low):
             parts.add(bars_table(self.universe, rows, ordered=True))
@@ -142,3 +146,8 @@ def generate(seed: int, block: int, sessions: int, planted_ic: float) -> dict[st
         "dividend": np.zeros(shape),
         "exists": exists,
     }
+
+
+def source_of(universe: str, settings: UniverseSettings, source: SyntheticSource, downloads: Path | None) -> Synthetic:
+    """See ``qdag.sources.open``."""
+    return Synthetic(universe, settings, source)

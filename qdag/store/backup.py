@@ -1,32 +1,28 @@
 """Backups of all tables to another folder or object store, and back.
 
-A backup target holds ``objects/<xx>/<sha256>`` (every file once, under its own checksum) and
-``manifests/<id>.json`` (which files make up which version of which table; written last, so that a backup without one
-never happened). The next backup copies only what is new. Scheduling and choosing versions do not belong here.
+A manifest says which files make up which version of which table; it is written last, so that a backup without one
+never happened. The next backup copies only what is new. How a target keeps files belongs to
+:mod:`qdag.store.backup_target`; scheduling and choosing versions do not belong here.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 from qdag import __version__
 from qdag.errors import MissingDataError, StoreError, unknown
+from qdag.store.backup_target import BackupTarget
 from qdag.store.files import replacing
 from qdag.store.integrity import Damage
-from qdag.store.tables import LOG, TableStore, digest, write_checksums
+from qdag.store.tables import TableStore
+from qdag.store.tables.checksums import digest, write_checksums
+from qdag.store.tables.log import LOG
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
-FORMAT = 1
 LOOKS = 1000
 """Most looks for a moment at which nobody writes; below a folder one takes less than a millisecond a table."""
 Report = Callable[[str, int, int], None]
@@ -77,12 +73,12 @@ def backup(
     MissingDataError
         No table is stored.
     """
-    filesystem, root = _open(target)
-    if _inside(store, filesystem, root):
-        raise StoreError(f"backup target {root} lies inside the tables' own folder; choose another")
+    to = BackupTarget(target)
+    if to.folder and not store.remote and to.folder.resolve().is_relative_to(Path(store.root).resolve()):
+        raise StoreError(f"backup target {to.root} lies inside the tables' own folder; choose another")
     moment = _moment(store)
     created = datetime.now(UTC)
-    there = _objects(filesystem, root)
+    there = to.objects()
     tables: dict[str, Any] = {}
     copied, copied_size = 0, 0
     for done, (name, newest) in enumerate(moment.items()):
@@ -92,28 +88,25 @@ def backup(
         for file in files:
             if there.get(file["sha256"]) != file["size"]:
                 with store.filesystem(name).open_input_stream(file["path"]) as source:
-                    _put(filesystem, root, source, file["sha256"], f"{name}/{file['path']}")
+                    to.put(source, file["sha256"], f"{name}/{file['path']}")
                 there[file["sha256"]] = file["size"]
                 copied, copied_size = copied + 1, copied_size + file["size"]
         tables[name] = {"version": newest, "readable": included, "files": files}
     report("backup", len(moment), len(moment))
-    name = f"{created:%Y%m%dT%H%M%S.%fZ}"
     manifest = {
-        "format": FORMAT,
-        "id": name,
+        "id": f"{created:%Y%m%dT%H%M%S.%fZ}",
         "created": created.isoformat(),
         "qdag_version": __version__,
         "tables": tables,
     }
-    text = json.dumps(manifest, sort_keys=True).encode()
-    _write(filesystem, f"{root}/manifests/{name}.json", text)
+    to.publish(manifest)
     return _summary(manifest, copied, copied_size)
 
 
 def backups(source: str | Path) -> list[Backup]:
     """Backups in a target, newest first."""
-    filesystem, root = _open(source)
-    return [_summary(_manifest(filesystem, root, name)) for name in _ids(filesystem, root)]
+    target = BackupTarget(source)
+    return [_summary(target.manifest(backup_id)) for backup_id in target.ids()]
 
 
 def restore_backup(
@@ -135,18 +128,19 @@ def restore_backup(
     Every file's checksum is compared while it is copied; a table appears (or is replaced) only when it is whole.
     Nothing may write to the tables meanwhile. What is derived from the tables (Qlib directories) is not touched.
     """
-    filesystem, root = _open(source)
-    ids = _ids(filesystem, root)
+    target = BackupTarget(source)
+    ids = target.ids()
     if not ids:
         raise MissingDataError(f"{source} holds no backup; give the folder or URL that `qdag data backup` was given")
     if backup_id is not None and backup_id not in ids:
         raise unknown("backup", backup_id, ids)
-    manifest = _manifest(filesystem, root, backup_id or ids[0])
+    manifest = target.manifest(backup_id or ids[0])
     wanted = list(manifest["tables"] if tables is None else tables)
     for name in wanted:
         if name not in manifest["tables"]:
             raise unknown(f"table of backup {manifest['id']}", name, manifest["tables"])
         folder = store.folder(name)
+        _settle(folder)
         if folder.exists() and any(folder.iterdir()) and not force:
             raise StoreError(
                 f"table {name!r} is stored already at {folder}; restore into an empty data home, or replace it by the "
@@ -154,7 +148,7 @@ def restore_backup(
             )
     for done, name in enumerate(wanted):
         report("restore", done, len(wanted))
-        _restore_table(store, name, filesystem, root, manifest["tables"][name])
+        _restore_table(store, name, target, manifest["tables"][name])
     report("restore", len(wanted), len(wanted))
     return _summary({**manifest, "tables": {name: manifest["tables"][name] for name in wanted}})
 
@@ -165,20 +159,16 @@ def heal(store: TableStore, source: str | Path, damage: Iterable[Damage]) -> lis
     Returns what was healed. Any version that needs such a file is whole again; no commit is made. The damaged file is
     replaced. Files whose checksum was not recorded, and logs, are left.
     """
-    filesystem, root = _open(source)
-    there = _objects(filesystem, root)
+    target = BackupTarget(source)
+    there = target.objects()
     healed = []
     for one in damage:
         sha256 = store.checksums(one.table).get(one.file, "")
         if sha256 not in there:
             continue
         path = store.inside(one.table, one.file)
-        with (
-            replacing(path) as part,
-            part.open("wb") as sink,
-            filesystem.open_input_stream(_object(root, sha256)) as stream,
-        ):
-            _copy(stream, sink, sha256, f"object {sha256} of the backup ({one.table}/{one.file})")
+        with replacing(path) as part, part.open("wb") as sink:
+            target.take(sha256, sink, f"{one.table}/{one.file}")
         healed.append(one)
     return healed
 
@@ -234,7 +224,19 @@ def _table_files(store: TableStore, name: str, newest: int, versions: list[int])
     return sorted(files, key=lambda file: str(file["path"]))
 
 
-def _restore_table(store: TableStore, name: str, filesystem: "FileSystem", root: str, table: dict[str, Any]) -> None:
+def _settle(folder: Path) -> None:
+    """End what a restore that died left beside a table's folder: the table is the new one where that was in place
+    already, else the old one."""
+    for old in folder.parent.glob(f"_replaced-{folder.name}-*"):
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+    for part in folder.parent.glob(f"_restoring-{folder.name}-*"):
+        shutil.rmtree(part)
+
+
+def _restore_table(store: TableStore, name: str, target: BackupTarget, table: dict[str, Any]) -> None:
     folder = store.folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f"_restoring-{name}-{os.getpid()}")
@@ -245,8 +247,8 @@ def _restore_table(store: TableStore, name: str, filesystem: "FileSystem", root:
             if not path.resolve().is_relative_to(part.resolve()):
                 raise StoreError(f"backup of table {name!r} names a file outside the table: {file['path']!r}; refused")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as sink, filesystem.open_input_stream(_object(root, file["sha256"])) as source:
-                _copy(source, sink, file["sha256"], f"object {file['sha256']} of the backup ({name}/{file['path']})")
+            with path.open("wb") as sink:
+                target.take(file["sha256"], sink, f"{name}/{file['path']}")
         checksums = {f["path"]: f["sha256"] for f in table["files"] if not f["path"].startswith("_")}
         write_checksums(part, table["version"], checksums)
         if folder.exists():
@@ -275,100 +277,3 @@ def _summary(manifest: Mapping[str, Any], copied: int = 0, copied_size: int = 0)
         copied=copied,
         copied_size=copied_size,
     )
-
-
-# -- the target -------------------------------------------------------------------------------------------------------
-
-
-def _open(target: str | Path) -> "tuple[FileSystem, str]":
-    import pyarrow as pa
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    text = str(target)
-    if "://" not in text:
-        return LocalFileSystem(), str(Path(text).expanduser().absolute())
-    try:
-        filesystem, root = FileSystem.from_uri(text)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"backup target {text!r} cannot be opened: {error}; give a folder or a URL such as s3://..."
-        ) from None  # Arrow's own words may hold the credentials, and Dagster prints causes
-    return filesystem, root.rstrip("/")
-
-
-def _inside(store: TableStore, filesystem: "FileSystem", root: str) -> bool:
-    from pyarrow.fs import LocalFileSystem
-
-    return (
-        isinstance(filesystem, LocalFileSystem)
-        and "://" not in store.root
-        and Path(root).resolve().is_relative_to(Path(store.root).resolve())
-    )
-
-
-def _object(root: str, sha256: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise StoreError(f"backup names {sha256!r} where a SHA-256 must stand: its manifest is damaged")
-    return f"{root}/objects/{sha256[:2]}/{sha256}"
-
-
-def _objects(filesystem: "FileSystem", root: str) -> dict[str, int]:
-    from pyarrow.fs import FileSelector, FileType
-
-    selector = FileSelector(f"{root}/objects", recursive=True, allow_not_found=True)
-    return {i.base_name: i.size for i in filesystem.get_file_info(selector) if i.type == FileType.File}
-
-
-def _put(filesystem: "FileSystem", root: str, source: IO[bytes], sha256: str, what: str) -> None:
-    """Under another name first: what is below objects/ is whole and is what its name says."""
-    path, part = _object(root, sha256), f"{root}/partial/{sha256}-{uuid.uuid4().hex}"
-    filesystem.create_dir(f"{root}/partial")
-    filesystem.create_dir(path.rsplit("/", 1)[0])
-    try:
-        with filesystem.open_output_stream(part) as sink:
-            _copy(source, sink, sha256, what)
-        filesystem.move(part, path)
-    except BaseException:
-        if filesystem.get_file_info(part).is_file:
-            filesystem.delete_file(part)
-        raise
-
-
-def _write(filesystem: "FileSystem", path: str, text: bytes) -> None:
-    filesystem.create_dir(path.rsplit("/", 1)[0])
-    part = f"{path}.part"
-    with filesystem.open_output_stream(part) as sink:
-        sink.write(text)
-    filesystem.move(part, path)
-
-
-def _copy(source: IO[bytes], sink: IO[bytes], sha256: str, what: str) -> None:
-    found = hashlib.sha256()
-    while part := source.read(1 << 20):
-        found.update(part)
-        sink.write(part)
-    if found.hexdigest() != sha256:
-        raise StoreError(
-            f"{what} is damaged: SHA-256 {found.hexdigest()[:12]}... instead of {sha256[:12]}...; run "
-            f"`qdag data verify --repair` where it was written, or take another backup"
-        )
-
-
-def _ids(filesystem: "FileSystem", root: str) -> list[str]:
-    from pyarrow.fs import FileSelector
-
-    found = filesystem.get_file_info(FileSelector(f"{root}/manifests", allow_not_found=True))
-    return sorted((i.base_name.removesuffix(".json") for i in found if i.extension == "json"), reverse=True)
-
-
-def _manifest(filesystem: "FileSystem", root: str, name: str) -> dict[str, Any]:
-    with filesystem.open_input_stream(f"{root}/manifests/{name}.json") as source:
-        try:
-            manifest = json.loads(source.read())
-        except ValueError as error:
-            raise StoreError(f"manifest of backup {name!r} is damaged ({error}); take another backup") from error
-    if manifest.get("format") != FORMAT:
-        raise StoreError(
-            f"backup {name!r} has format {manifest.get('format')!r}, this qdag reads {FORMAT}; upgrade qdag"
-        )
-    return manifest

@@ -4,7 +4,7 @@ contradicts. Written after each delivery, asked before the next.
 A reading is of the whole source and is compared with all sessions that are stored, whichever were asked for. So one set
 of files is known per universe: what is stored of the compared sessions is what these files give, but for the sessions
 that are written down as contradictions. What a delivery is made of belongs here as plain data; sources read the files,
-``qdag.stages`` brings the two together.
+``qdag.assets`` brings the two together.
 """
 
 import hashlib
@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.schema import CONTRADICTIONS, DELIVERIES, RAW_OHLCV
+from qdag.store.arrow import days
 from qdag.store.tables import TableStore
 
 DELIVERY = "delivery"
 """Under this name a commit of raw_ohlcv tells the ``fingerprint`` of the delivery that it stores."""
 NEW, CHANGED = "new", "changed"
+"""Kinds of contradictions: nothing is stored of the session, or other rows are."""
 _HARMLESS = ("ADD COLUMN", "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
 
 
@@ -30,9 +32,14 @@ _HARMLESS = ("ADD COLUMN", "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TAB
 class Reading:
     """The newest reading of a universe's files.
 
-    ``hashes``: SHA-256 of every file by its path in the source; ``stamps``: its size, and its time of change in ns (0:
-    not known). ``since`` and ``until``: first and last session that were compared. ``last``: the last date that a file
-    tells, None for files without dates. ``way``: digest of what else the bars depend on. ``version`` of raw_ohlcv.
+    Attributes
+    ----------
+    hashes : SHA-256 of every file by its path in the source
+    stamps : its size in bytes, and its time of change in ns (0: not known)
+    since, until : first and last session that were compared
+    last : the last date that a file tells, None for files without dates
+    reader_digest : of what the bars depend on besides the files
+    version : of raw_ohlcv, None where it is not known
     """
 
     hashes: Mapping[str, str]
@@ -40,13 +47,13 @@ class Reading:
     since: date
     until: date
     last: date | None
-    way: str
-    version: int
+    reader_digest: str
+    version: int | None
 
 
-def fingerprint(hashes: Mapping[str, str], reading: str) -> str:
+def fingerprint(hashes: Mapping[str, str], reader_digest: str) -> str:
     """Digest of a whole delivery: SHA-256 of each file by its path, and of what else the bars depend on."""
-    text = "\n".join([reading, *(f"{source}\t{digest}" for source, digest in sorted(hashes.items()))])
+    text = "\n".join([reader_digest, *(f"{source}\t{digest}" for source, digest in sorted(hashes.items()))])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -54,7 +61,8 @@ def newest_reading(store: TableStore, universe: str) -> Reading | None:
     """What is known of the files that were read last; None where none were, or where the contradictions that were
     written down with them are not those that are there."""
     rows = _stored(store, universe)
-    rows = rows.filter(pc.field("contradicted") == len(contradictions(store, universe)[0]))
+    told = pc.field("contradicted") == len(contradictions(store, universe)[0])
+    rows = rows.filter(told & pc.field("since").is_valid())
     if not rows.num_rows:
         return None
     # what an older version of qdag wrote tells no contradictions: of what is left there is one reading
@@ -85,7 +93,7 @@ def _stored(store: TableStore, universe: str) -> pa.Table:
 
 
 def unchanged(
-    store: TableStore, universe: str, start: date, end: date, hashes: Mapping[str, str], reading: str
+    store: TableStore, universe: str, start: date, end: date, hashes: Mapping[str, str], reader_digest: str
 ) -> int | None:
     """Version of raw_ohlcv since which the sessions of ``start`` to ``end`` hold what these files give; or None.
 
@@ -96,24 +104,25 @@ def unchanged(
     known = newest_reading(store, universe)
     if (
         known is None
-        or known.way != reading
+        or known.version is None
+        or known.reader_digest != reader_digest
         or known.hashes != hashes
         or not known.since <= start <= end <= known.until
     ):
         return None
-    told = contradictions(store, universe)[0]
-    if np.any((told >= np.datetime64(start, "D")) & (told <= np.datetime64(end, "D"))):
+    contradicting = contradictions(store, universe)[0]
+    if np.any((contradicting >= np.datetime64(start, "D")) & (contradicting <= np.datetime64(end, "D"))):
         return None
     if not store.exists(RAW_OHLCV.name) or known.version > (store.version(RAW_OHLCV.name) or 0):
         return None
-    mark = fingerprint(hashes, reading)
+    own = fingerprint(hashes, reader_digest)
     for commit in store.history(RAW_OHLCV.name):
         if commit["version"] <= known.version:
             return known.version
         elsewhere = commit["operation"] == "WRITE" and (
             (commit["universe"] not in (None, universe))
             or (commit["start"] is not None and (commit["start"] > end or commit["end"] < start))
-            or commit["provenance"].get(DELIVERY) == mark
+            or commit["provenance"].get(DELIVERY) == own
         )
         if not elsewhere and commit["operation"] not in _HARMLESS:
             return None
@@ -126,7 +135,7 @@ def record(
     since: date,
     until: date,
     files: list[dict[str, Any]],
-    reading: str,
+    reader_digest: str,
     version: int | None,
     provenance: Mapping[str, str],
 ) -> None:
@@ -135,9 +144,8 @@ def record(
     ``files`` hold source, sha256, bytes, modified, rows, first and last; its contradictions are written down already.
     The reading before is forgotten. Nothing is written where the same is written down.
     """
-    told = len(contradictions(store, universe)[0])
-    own = {"universe": universe, "date": until, "since": since, "reading": reading, "version": version}
-    own |= {"contradicted": told}
+    own = {"universe": universe, "date": until, "since": since, "reading": reader_digest, "version": version}
+    own |= {"contradicted": len(contradictions(store, universe)[0])}
     new = pa.Table.from_pylist([{**own, **file} for file in files], schema=DELIVERIES.arrow())
     first = last = until
     if store.exists(DELIVERIES.name):
@@ -152,9 +160,9 @@ def record(
 
 def forget(store: TableStore, universe: str, provenance: Mapping[str, str]) -> None:
     """Take back what is written down of the files that were read: they are read again."""
-    if store.exists(DELIVERIES.name) and len(days := store.sessions(DELIVERIES.name, universe)):
+    if store.exists(DELIVERIES.name) and len(ends := store.sessions(DELIVERIES.name, universe)):
         nothing = DELIVERIES.arrow().empty_table()
-        store.replace(DELIVERIES, universe, days[0].item(), days[-1].item(), nothing, provenance)
+        store.replace(DELIVERIES, universe, ends[0].item(), ends[-1].item(), nothing, provenance)
 
 
 def contradictions(store: TableStore, universe: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +171,7 @@ def contradictions(store: TableStore, universe: str) -> tuple[np.ndarray, np.nda
     if not store.exists(CONTRADICTIONS.name):
         return np.array([], "M8[D]"), np.array([], bool)
     rows = store.read(CONTRADICTIONS.name, universe)
-    return rows["date"].to_numpy().astype("M8[D]"), np.array(pc.equal(rows["kind"], NEW).to_pylist(), bool)
+    return days(rows["date"]), np.array(pc.equal(rows["kind"], NEW).to_pylist(), bool)
 
 
 def contradicted(store: TableStore, universe: str) -> np.ndarray:
@@ -172,11 +180,11 @@ def contradicted(store: TableStore, universe: str) -> np.ndarray:
     Those between the first and the last one that it holds: a session on which nobody has a row is one of them where
     the source has got rows of it. What lies outside was never asked for.
     """
-    days, _ = contradictions(store, universe)
-    if not len(days):
-        return days
-    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else days[:0]
-    return days[(days >= stored[0]) & (days <= stored[-1])] if len(stored) else days[:0]
+    sessions, _ = contradictions(store, universe)
+    if not len(sessions):
+        return sessions
+    stored = store.sessions(RAW_OHLCV.name, universe) if store.exists(RAW_OHLCV.name) else sessions[:0]
+    return sessions[(sessions >= stored[0]) & (sessions <= stored[-1])] if len(stored) else sessions[:0]
 
 
 def contradict(

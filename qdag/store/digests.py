@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.errors import StoreError
+from qdag.schema import RAW_OHLCV
+from qdag.store.arrow import days, text_codes
 from qdag.store.tables import TableStore
 
 READ_MONTHS = 3
@@ -41,12 +43,12 @@ def row_digests(rows: pa.Table, columns: Sequence[str] | None = None) -> np.ndar
 
 def digests_by_session(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Sessions of a table with a ``date`` column, increasing (datetime64[D]), and their digests (uint64)."""
-    sessions, at = np.unique(_days(rows), return_inverse=True)
+    sessions, at = np.unique(days(rows["date"]), return_inverse=True)
     return sessions, _by_group(row_digests(rows), at, len(sessions))
 
 
 def session_digests(
-    store: TableStore, universe: str, start: date, end: date, name: str = "raw_ohlcv"
+    store: TableStore, universe: str, start: date, end: date, name: str = RAW_OHLCV.name
 ) -> tuple[np.ndarray, np.ndarray]:
     """Digests of the stored sessions of ``start`` to ``end``, inclusive.
 
@@ -100,7 +102,7 @@ class Differences:
 def differences(old: pa.Table, new: pa.Table, keys: Iterable[str]) -> Differences:
     """Compare two tables with a ``date`` column, in which ``keys`` identify a row."""
     keys = [key for key in keys if key != "universe"]
-    old_days, new_days = _days(old), _days(new)
+    old_days, new_days = days(old["date"]), days(new["date"])
     old_rows, new_rows = row_digests(old), row_digests(new)
     sessions, at = np.unique(np.concatenate([old_days, new_days]), return_inverse=True)
     old_at, new_at = at[: len(old_days)], at[len(old_days) :]
@@ -141,10 +143,6 @@ def month_spans(sessions: np.ndarray) -> Iterator[tuple[date, date]]:
         yield first, last
 
 
-def _days(rows: pa.Table) -> np.ndarray:
-    return rows["date"].to_numpy().astype("M8[D]") if rows.num_rows else np.array([], "M8[D]")
-
-
 def _by_group(values: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
     """Digest of the rows of each group; 0 for a group without rows."""
     total = np.zeros(count, np.uint64)
@@ -162,10 +160,8 @@ def _cells(name: str, column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        encoded = column.combine_chunks().dictionary_encode()
-        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-        table = np.array([text_digest(text) for text in encoded.dictionary.to_pylist()] or [0], np.uint64)
-        bits = table[np.asarray(encoded.indices.fill_null(0))]
+        codes, texts = text_codes(column)
+        bits = np.array([text_digest(text) for text in texts] or [0], np.uint64)[codes]
     elif pa.types.is_floating(kind):
         values = np.array(column.to_numpy(), np.float64)
         # adding a positive zero turns -0.0 into 0.0 and leaves every other number as it is

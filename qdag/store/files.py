@@ -1,17 +1,23 @@
-"""Files that appear whole or not at all, and that are on disk when they do: a power cut takes nothing back."""
+"""Files that appear whole or not at all and are on disk when they do: a power cut takes nothing back. And locks.
+
+What is in the files belongs to who writes them.
+"""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, put in its place at the end; left without a trace after an exception.
 
-    Several processes may write the same file: each writes to a path of its own, and the last one's file stays.
+    Folders are made; bytes and names are on disk when the block ends. Several processes may write the same file: each
+    writes to a path of its own, and the last one's file stays.
     """
     make_folder(path.parent)
     part = _beside(path)
@@ -49,7 +55,7 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it."""
+    """Make a folder and those above it, their names on disk; one that is there stays as it is."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -59,7 +65,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync(path: Path | str) -> None:
-    """Have a file's bytes, or the names in a folder, on disk."""
+    """Have a file's bytes, or the names in a folder, on disk. OSError: there is none, or the disk fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,12 +77,26 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
 
 
+def drop_parts(folder: Path, seconds: float = 0) -> None:
+    """Delete what processes that died left beside a folder's files, where nobody wrote to it for so many seconds."""
+    for part in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime >= seconds:
+                part.unlink()
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block; others wait. The lock's file is made, and stays."""
+def locked(path: Path, shared: bool = False) -> Iterator[IO[str]]:
+    """Let one process at a time into the block, others wait; ``shared`` ones go in together, beside no other.
+
+    The lock is on a file, which is given open and stays; it and its folder are made where they are not. A ``shared``
+    lock makes nothing and may be of a file that can only be read: FileNotFoundError where there is none. The system
+    releases the lock of a process that dies.
+    """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    if not shared:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r" if shared else "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield file

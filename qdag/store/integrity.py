@@ -1,6 +1,6 @@
 """Whether the stored files still hold what was written: the log, size, checksum, a read of every value, each key once.
 
-Finding damage belongs here; writing the lost sessions again is the business of ``qdag.stages``.
+Finding damage belongs here; writing the lost sessions again is the business of ``qdag.operations``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import qdag.store.tables.log as log
 from qdag.errors import StoreError
-from qdag.store import log
-from qdag.store.tables import CHECKSUMS, TableStore, digest, read_checksums
-from qdag.store.writing import PARTITIONS, compact_keys, twins
+from qdag.store.arrow import compact_columns, twins
+from qdag.store.tables import TableStore
+from qdag.store.tables.checksums import CHECKSUMS, digest, read_checksums
+from qdag.store.tables.write import PARTITIONS
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -97,13 +99,13 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
     new: dict[str, str] = {}
     held: list[tuple[dict[str, Any], pa.Table]] = []
 
-    def told(file: dict[str, Any], version: int, problem: str) -> None:
+    def note(file: dict[str, Any], version: int, problem: str) -> None:
         of = {key: file[key] for key in ("universe", "month", "first", "last", "rows")}
         result.damage.append(Damage(name, file["path"], problem, version, version == newest, **of))
 
     def compare() -> None:
         for file, problem in _doubled(held):
-            told(file, newest, problem)
+            note(file, newest, problem)
         held.clear()
 
     for path, (version, file) in sorted(files.items(), key=lambda item: (_partition(item[1][1]), item[0])):
@@ -114,7 +116,7 @@ def verify(store: TableStore, name: str, versions: Iterable[int] = ()) -> Verifi
         result.size += size
         result.with_checksum += path in known
         if problem is not None:
-            told(file, version, problem)
+            note(file, version, problem)
             continue
         if version == newest:
             result.rows += file["rows"]
@@ -201,7 +203,7 @@ def _read(filesystem: "FileSystem", file: dict[str, Any], keys: list[str]) -> tu
     ):
         for batch in parquet.iter_batches(READ_ROWS):
             batch.validate(full=True)
-            parts.append(compact_keys(batch, keys))
+            parts.append(compact_columns(batch, keys))
     rows = pa.concat_tables(parts) if parts else pa.table({key: [] for key in keys})
     if rows.num_rows != file["rows"]:
         return f"{rows.num_rows:,} rows instead of {file['rows']:,}", rows

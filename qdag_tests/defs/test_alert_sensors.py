@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as db
 
 from qdag.alerts import Outbox
+from qdag.assets.platform import Platform
 from qdag.defs.build import build_defs
 from qdag.defs.partitions import range_tags
 from qdag.settings import AlertSettings, FilesSource, Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform
+from qdag_tests.alerts.samples import write_metrics, year_of
 from qdag_tests.sinks import Webhook
-from qdag_tests.test_alerts import write_metrics, year_of
 
 START, END = date(2018, 1, 2), date(2018, 2, 28)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

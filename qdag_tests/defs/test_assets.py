@@ -1,13 +1,15 @@
 """What the code location declares: lineage, policies, and how far a choice in the UI reaches."""
 
+import re
 from datetime import date
 
 import dagster as dg
 import pytest
 
+from qdag.assets.platform import Platform
 from qdag.defs.build import build_defs
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform, asset_names
+from qdag_tests.stages import asset_names
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,14 @@ def test_every_asset_can_be_understood_from_its_page(definitions):
             assert all(column.description for column in getattr(schema, "schema", schema).columns)
     columns = graph.get(dg.AssetKey("alpha158")).metadata["dagster/column_schema"]
     described = {c.name: c.description for c in getattr(columns, "schema", columns).columns}
-    assert "($close-$open)/$open" in described["KMID"]
+    assert "`($close-$open)/$open`" in described["KMID"]
+    # descriptions are Markdown: what is in no code span would lose its asterisks
+    assert "`Std(Abs($close/Ref($close, 1)-1)*$volume, 5)" in described["WVMA5"]
+    for key in graph.get_all_asset_keys():
+        schema = graph.get(key).metadata.get("dagster/column_schema")
+        for column in getattr(schema, "schema", schema).columns if schema else ():
+            assert "*" not in re.sub(r"`[^`]*`", "", column.description), column.name
+    assert "the job `training`" in graph.get(dg.AssetKey("trained_model")).description
 
 
 def test_choosing_sessions_of_everything_stays_with_these_sessions(definitions):

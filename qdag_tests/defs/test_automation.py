@@ -24,16 +24,17 @@ from dagster._core.storage.tags import (
 from dagster._core.test_utils import create_run_for_test
 from typer.testing import CliRunner
 
-from qdag import lineage, schema, stages
+from qdag import lineage, schema
+from qdag.assets.platform import Platform
 from qdag.defs.automation import MAINTENANCE_JOB, REQUEST_TAG, ask, busy
 from qdag.defs.build import REFRESH_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import HOST_TAG, WatchedRunLauncher, _alive
 from qdag.defs.partitions import range_tags, run_windows
-from qdag.refresh import Request, survey
+from qdag.operations.survey import Request, survey
 from qdag.settings import AutomationSettings, FilesSource, Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform
 from qdag.store.backup import restore_backup
 from qdag.store.tables import TableStore
+from qdag_tests import stages
 
 START, END = date(2024, 1, 2), date(2024, 12, 31)
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient"
@@ -101,7 +102,7 @@ class House:
 
 
 def compute(platform: Platform, universe: str, name: str, start: date, end: date) -> None:
-    stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+    stage = stages.feature_stage(name)
     stage(platform, universe, start, end)
 
 
@@ -284,6 +285,29 @@ def test_stale_sessions_are_asked_for_in_chunks_and_once(tmp_path, filled):
         assert window(request) == (END, END)
         keys.add(request.run_key)
     assert len(keys) == 2
+
+
+def test_one_universe_of_which_nothing_can_be_told_stops_no_other(house):
+    market = house.settings.universe("us")
+    house.settings = house.settings.model_copy(update={"universes": {"bad": market, "us": market}})
+    house.platform = Platform.open(house.settings)
+    house.repository = build_defs(house.settings, house.platform).get_repository_def()
+    house.drop(20)
+    for universe in house.settings.universes:
+        stages.raw_ohlcv(house.platform, universe, START, house.days[19].item())
+    store = house.platform.store
+    [damaged] = [file for file in store.files("raw_ohlcv").to_pylist() if file["universe"] == "bad"]
+    (store.folder("raw_ohlcv") / damaged["path"]).write_bytes(b"damaged")
+    # to be recorded anew, its bars are read
+    lineage.withdraw(store, "bad", "raw_ohlcv", START, END, {})
+    requests = house.tick("stale_sessions").run_requests
+    assert {request.tags["qdag/universe"] for request in requests} == {"us"}
+    for request in requests:
+        house.instance.add_run(create_run(house, request.tags))
+    told = house.tick("stale_sessions").skip_message
+    assert "bad: what is stale cannot be told: " in told
+    assert "universe=bad" in told
+    assert "us: run" in told
 
 
 def scaled(rows, column: str, by: float):

@@ -18,9 +18,9 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster_graphql.schema import create_schema
 
+from qdag.assets.platform import Platform
 from qdag.quality import quality_table
 from qdag.settings import load_settings
-from qdag.stages import Platform
 
 ASSETS = ("raw_ohlcv", "qlib_bin", "price_features", "labels")
 UNIVERSES = ("cn", "us")

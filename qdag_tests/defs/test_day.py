@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from qdag import schema, stages
+from qdag.assets.platform import Platform
 from qdag.defs.automation import BUSY
-from qdag.refresh import survey
+from qdag.operations.survey import survey
 from qdag.settings import load_settings
-from qdag.stages import Platform, reads_of
 from qdag.store.deliveries import newest_reading
-from qdag_tests import servers
+from qdag_tests import servers, stages
 from qdag_tests.sinks import Webhook
+from qdag_tests.stages import reads_of
 
 NAMES = ("AAA", "BBB", "CCC", "DDD")
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient"
@@ -212,7 +212,7 @@ def test_a_day_in_the_life(life: tuple[Life, Webhook], tmp_path: Path) -> None:
 def same_as_from_scratch(day: Life, home: Path, newest: int) -> None:
     fresh = Platform.open(day.platform.settings.model_copy(update={"home": home}))
     for name in CHAIN:
-        stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+        stage = stages.feature_stage(name)
         stage(fresh, "us", date(2021, 1, 4), day.days[newest].item())
     for name in CHAIN:
         if name != "qlib_bin":

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def test_dagster_yaml_serves_both_databases(
             kinds = "SELECT dagster_event_type, count(*) FROM event_logs GROUP BY 1"
             counts = {row[0]: row[1] for row in connection.execute(db.text(kinds))}
         engine.dispose()
-        assert counts["ASSET_MATERIALIZATION"] == counts["ASSET_MATERIALIZATION_PLANNED"] == 60
+        assert (counts["ASSET_MATERIALIZATION"], counts["ASSET_MATERIALIZATION_PLANNED"]) == (60, 2)
         assert not (tmp_path / "history").exists()
     else:
         assert (tmp_path / "history" / "runs" / "index.db").exists()
@@ -112,11 +113,12 @@ def test_the_containers_workspace_points_to_the_code_service(compose: dict[str, 
     origins = location_origins_from_yaml_paths([str(file)])
     [origin] = origins.values() if isinstance(origins, dict) else origins
     command = compose["services"]["code"]["command"]
-    assert (origin.host, origin.port) == ("code", int(command[command.index("--port") + 1]))
+    # on a socket in a volume that they share, so that nobody else on a network can have code run
+    assert origin.socket == command[command.index("--socket") + 1] == "/data/code.sock"
+    assert origin.port is None
     assert origin.location_name == command[command.index("--location-name") + 1] == "qdag"
     for name in ("webserver", "daemon"):
-        workspace = compose["services"][name]["command"]
-        target = workspace[workspace.index("--workspace") + 1]
+        target = next(word for word in compose["services"][name]["command"] if word.endswith(".yaml"))
         assert {"source": "workspace", "target": target} in compose["services"][name]["configs"]
 
 
@@ -138,20 +140,36 @@ def test_services_are_complete(compose: dict[str, Any]) -> None:
             assert config["source"] in compose["configs"]
     assert (ROOT / compose["configs"]["dagster"]["file"]).samefile(ROOT / "dagster.yaml")
     assert set(services["webserver"]["ports"]) == {"127.0.0.1:3000:3000"}
+    # the UI behind its guard; Dagster's own takes orders from any page
+    assert services["webserver"]["command"][:2] == ["qdag", "webserver"]
+
+
+def test_mlflow_is_kept_apart(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    volumes = {name: {v.split(":")[0] for v in service["volumes"]} for name, service in services.items()}
+    assert all(volumes["mlflow"].isdisjoint(volumes[name]) for name in volumes if name != "mlflow")
+    near = {
+        name for name, service in services.items() if set(service["networks"]) & set(services["mlflow"]["networks"])
+    }
+    assert near == {"mlflow", "postgres", "code"}
+    assert services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert {network for service in services.values() for network in service["networks"]} == set(compose["networks"])
 
 
 def test_the_programs_accept_their_commands(compose: dict[str, Any]) -> None:
     import click
     from dagster._cli import create_dagster_cli
     from dagster._daemon.cli import create_dagster_daemon_cli
-    from dagster_webserver.cli import dagster_webserver
     from mlflow.cli import cli as mlflow
+    from typer.main import get_command
+
+    from qdag.cli import app
 
     programs = {
         "dagster": create_dagster_cli(),
         "dagster-daemon": create_dagster_daemon_cli(),
-        "dagster-webserver": dagster_webserver,
         "mlflow": mlflow,
+        "qdag": get_command(app),
     }
     services = compose["services"].values()
     commands = [service["command"] for service in services if "command" in service]
@@ -184,7 +202,8 @@ def test_environment_is_known_and_equal(compose: dict[str, Any]) -> None:
 def test_addresses_agree_and_no_secret_is_written_down(compose: dict[str, Any]) -> None:
     services = compose["services"]
     password = services["postgres"]["environment"]["POSTGRES_PASSWORD"]
-    assert re.fullmatch(r"\$\{POSTGRES_PASSWORD:-[a-z-]+\}", password)
+    # there is none to start with
+    assert re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?[a-z ]+\}", password)
     given = _expand(services["code"]["environment"][POSTGRES_VARIABLE])
     assert psycopg2_url(given) == given
     url = db.make_url(given)
@@ -202,7 +221,7 @@ def test_addresses_agree_and_no_secret_is_written_down(compose: dict[str, Any]) 
 
 
 def _expand(value: str) -> str:
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:\?[^}]*\}", "secret", value)
 
 
 def test_image_installs_the_locked_environment_and_runs_unprivileged(compose: dict[str, Any]) -> None:
@@ -231,3 +250,18 @@ def test_the_guide_names_what_exists(compose: dict[str, Any]) -> None:
         assert f"`{name}`" in guide
     known = {*compose["services"]["code"]["environment"], "POSTGRES_PASSWORD", "QDAG_CONFIG", "DAGSTER_HOME"}
     assert set(re.findall(r"`((?:QDAG|DAGSTER|POSTGRES)_[A-Z_]+)", guide)) <= known
+
+
+def test_setting_up_tells_each_step_and_its_seconds() -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", "--always-make", "setup", "PYTHON=python3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    quiet = [line for line in planned.splitlines() if "--quiet" in line or " -m venv " in line]
+    assert len(quiet) == 4
+    for line in quiet:
+        assert re.match(r"printf '.*' \"[^\"]+\"; began=", line)
+        assert line.endswith('echo "$(($(date +%s) - began)) s"')

@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from qdag.core.sessions import calendar_for
 from qdag.defs.partitions import (
     RANGE_END,
     RANGE_START,
@@ -13,7 +14,6 @@ from qdag.defs.partitions import (
     run_windows,
     session_partitions,
 )
-from qdag.sessions import calendar_for
 from qdag.settings import SampleSource, Settings, UniverseSettings
 
 

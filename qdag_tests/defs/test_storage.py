@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ import pytest
 import sqlalchemy as db
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.event_log.sqlite.consolidated_sqlite_event_log import ConsolidatedSqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 
 from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
@@ -103,7 +106,11 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
         found[run_id] = {
             "status": run.status,
             "tags": dict(run.tags),
-            "events": sorted((e.event_type_value, str(e.asset_key), str(e.partition), str(e.step_key)) for e in events),
+            "events": sorted(
+                (e.event_type_value, str(e.asset_key), str(partition), str(e.step_key))
+                for e in events
+                for partition in _partitions(e)
+            ),
             "steps": sorted(
                 (s.step_key, str(s.status), len(s.materialization_events)) for s in instance.get_run_step_stats(run_id)
             ),
@@ -126,8 +133,18 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
             "tags": log.get_latest_tags_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/partition/universe"]
             ),
-            "pending": sorted(log.get_latest_asset_partition_materialization_attempts_without_materializations(key)),
-            "records": [[(r.run_id, r.partition_key) for r in _events(instance, key, kind)] for kind in kinds],
+            "pending": sorted(
+                (partition, run)
+                for partition, (run, _) in (
+                    log.get_latest_asset_partition_materialization_attempts_without_materializations(key).items()
+                )
+            ),
+            "failed": _failed(instance, key),
+            "planned": {day: _planned_by(log, key, day) for day in (None, *BOTH.get_partition_keys())},
+            "records": [
+                sorted((r.run_id, p) for r in _events(instance, key, kind) for p in _partitions(r.event_log_entry))
+                for kind in kinds
+            ],
             "event tags": sorted((str(sorted(t.items()))) for t in log.get_event_tags_for_asset(key)),
         }
     check = dg.AssetCheckKey(dg.AssetKey("factors"), "rows")
@@ -139,6 +156,25 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
 
 def _without_ids(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if not key.startswith("dagster/input_event_pointer/")}
+
+
+def _partitions(event: Any) -> Sequence[str | None]:
+    """The partitions that an event speaks of: of what a run planned there may be many."""
+    event = event.dagster_event if isinstance(event, EventLogEntry) else event
+    subset = event.partitions_subset
+    return [event.partition] if subset is None else list(subset.get_partition_keys())
+
+
+def _failed(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """The partitions that the UI shows as failed."""
+    value = get_and_update_asset_status_cache_value(instance, key, BOTH)
+    return sorted(value.deserialize_failed_partition_subsets(BOTH).get_partition_keys()) if value else []
+
+
+def _planned_by(log: EventLogStorage, key: dg.AssetKey, partition: str | None) -> str | None:
+    """The run that planned a partition last."""
+    info = log.get_latest_planned_materialization_info(key, partition)
+    return info.run_id if info else None
 
 
 def _record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Any:
@@ -179,11 +215,11 @@ def new_database(server: str) -> Callable[[], str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[bool], EventLogStorage]:
-    """A function that opens a new, empty event log, stock (True) or ours (False), on one backend."""
+    """A function that opens a new, empty event log, stock in one database (True) or ours (False), on one backend."""
     if request.param == "postgres":
         create = request.getfixturevalue("new_database")
         return lambda stock: (PostgresEventLogStorage if stock else PostgresEventLog)(create())
-    return lambda stock: (SqliteEventLogStorage if stock else SqliteEventLog)(
+    return lambda stock: (ConsolidatedSqliteEventLogStorage if stock else SqliteEventLog)(
         str(tmp_path / f"events{random.getrandbits(48):x}")
     )
 
@@ -236,7 +272,7 @@ def test_the_same_runs_give_the_same_answers(
         assert answers(ours) == expected
     assert expected["bars"]["materialized"] == [f"2020-01-{d:02d}|sample" for d in range(3, 9)]
     assert expected["failing"]["materialized"] == []
-    assert len(expected["failing"]["pending"]) == SESSIONS
+    assert len(expected["failing"]["pending"]) == len(expected["failing"]["failed"]) == SESSIONS
     assert expected[RUN_IDS[0]]["materializations"] == 2 * SESSIONS + 1
 
 
@@ -257,6 +293,31 @@ def test_a_history_of_the_stock_classes_is_read_and_continued(
     with dg.DagsterInstance.from_config(str(home)) as stock:
         read = stock.event_log_storage.get_materialized_partitions(dg.AssetKey("bars"))
         assert read == {*expected["bars"]["materialized"], "day 0", "day 1", "day 2"}
+
+
+def test_a_run_that_the_stock_classes_began_ends_in_its_own_file(history: list[EventLogEntry], tmp_path: Path) -> None:
+    stock, begun = SqliteEventLogStorage(str(tmp_path / "stock")), SqliteEventLogStorage(str(tmp_path / "ours"))
+    half = len(history) // 2
+    for event in history:
+        stock.store_event(event)
+    for event in history[:half]:
+        begun.store_event(event)
+    ours = SqliteEventLog(str(tmp_path / "ours"))
+    for event in history[half:]:
+        if event.run_id == RUN_IDS[0]:
+            ours.store_event(event)
+        else:
+            ours.store_event_batch([event])
+    assert history[half].run_id == RUN_IDS[0]
+    files = sorted(path.name for path in (tmp_path / "ours").glob("*.db"))
+    assert files == [f"{RUN_IDS[0]}.db", "index.db"]
+    for run_id in RUN_IDS:
+        read, expected = ours.get_records_for_run(run_id), stock.get_records_for_run(run_id)
+        assert [r.event_log_entry for r in read.records] == [r.event_log_entry for r in expected.records]
+        assert ours.get_stats_for_run(run_id) == stock.get_stats_for_run(run_id)
+    ours.delete_events(RUN_IDS[1])
+    assert ours.get_records_for_run(RUN_IDS[1]).records == []
+    assert len(ours.get_records_for_run(RUN_IDS[0]).records) > half
 
 
 def dump(log: EventLogStorage) -> dict[str, list[tuple[Any, ...]]]:
@@ -432,8 +493,6 @@ def test_a_killed_process_leaves_whole_batches(
         index = [row for row in rows["index.event_logs"] if row[1] == f"run{n}"]
         assert len(index) > 0
         assert len(index) % (2 * size) == 0
-        if isinstance(log, SqliteEventLog):
-            assert len(rows[f"run{n}.event_logs"]) - len(index) in (0, 2 * size)
     tags = rows["index.asset_event_tags"]
     assert len(tags) == sum(r[3] == "ASSET_MATERIALIZATION" for r in rows["index.event_logs"])
 
@@ -554,6 +613,61 @@ def test_other_urls_are_refused_without_showing_the_password(url: str, said: str
         psycopg2_url(url)
     assert "secret" not in str(raised.value)
     assert "postgresql://USER" in str(raised.value)
+
+
+def lean_chain(days: int) -> list[dg.AssetsDefinition]:
+    """Three assets in a row that tell two numbers of each session, as those of the platform do."""
+    partitions = dg.MultiPartitionsDefinition(
+        {
+            "date": dg.DailyPartitionsDefinition("2020-01-01", end_date=str(date(2020, 1, 1) + timedelta(days))),
+            "universe": dg.StaticPartitionsDefinition(["sample"]),
+        }
+    )
+
+    def build(name: str, deps: list[str]) -> dg.AssetsDefinition:
+        @dg.asset(name=name, partitions_def=partitions, deps=deps, backfill_policy=dg.BackfillPolicy.single_run())
+        def asset(context: dg.AssetExecutionContext) -> None:
+            for key in context.partition_keys:
+                context.add_asset_metadata({"dagster/row_count": 500, "nan_share": 0.001899}, partition_key=key)
+
+        return asset
+
+    return [build("one", []), build("two", ["one"]), build("three", ["two"])]
+
+
+def test_a_history_takes_few_bytes_and_a_runs_log_one_event_for_each_session_and_asset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BATCH_VARIABLE, "1000")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("QDAG_POSTGRES_URL", raising=False)
+    days, assets = 300, lean_chain(300)
+    with configured(tmp_path) as instance:
+
+        def size() -> int:
+            return sum(path.stat().st_size for path in (tmp_path / "history").rglob("*.db*"))
+
+        def run(last: int) -> str:
+            tags = {
+                "dagster/asset_partition_range_start": "2020-01-01|sample",
+                "dagster/asset_partition_range_end": f"{date(2020, 1, 1) + timedelta(last - 1)}|sample",
+            }
+            quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+            return dg.materialize(assets, instance=instance, tags=tags, run_config=quiet).run_id
+
+        run(1)
+        begun = size()
+        run_id = run(days)
+        written = (size() - begun) / (days * len(assets))
+        one = (run(1), size())[1]
+        daily = (run(1), size() - one)[1] / len(assets)
+        events = instance.event_log_storage.get_records_for_run(run_id, limit=10_000).records
+        shown = [len(instance.get_materialized_partitions(asset.key)) for asset in assets]
+    # 2.9 kB for each session and asset of a range, and 14 kB for those of a run of one session
+    assert written < 3_500
+    assert daily < 20_000
+    assert shown == [days] * len(assets)
+    assert len(events) < (days + 20) * len(assets)
 
 
 def _open_first(base: Path, gate: Any) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdag.engine import Panel, compute, compute_blocks, execute, plan
-from qdag.engine.execute import _schedule
+from qdag.engine.schedule import schedule
 from qdag.errors import ExpressionError, PanelError, UnknownNameError
 from qdag.features.catalogue import expressions
 from qdag_tests.reference import nasty_panel, operator_expressions
@@ -289,6 +289,6 @@ def test_float64_fields_are_taken_as_float32():
 
 def test_a_series_ends_after_its_last_reader():
     graph = plan({"a": "Mean(Abs($close), 5)", "b": "Abs($close)+$open"})
-    steps = _schedule(graph, frozenset(graph.outputs.values()), frozenset())
+    steps = schedule(graph.nodes, graph.outputs.values())
     ended = [i for step in steps for i in step.ends]
     assert sorted(ended) == list(range(len(graph.nodes)))

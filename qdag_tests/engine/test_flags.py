@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qdag.engine.kernels import sums
+from qdag.engine.kernels import flags, sums
 from qdag.engine.kernels.flags import kernel
 
 SCRIPT = """
@@ -99,7 +100,9 @@ def test_what_one_process_has_compiled_the_next_one_finds(tmp_path: Path):
         "def double(x):\n    return twice(x)\n"
         "@flags.kernel('(float64,)')\n"
         "def triple(x):\n    return x + twice(x)\n"
-        "print(flags.load_all(), double(2.0), triple(2.0))\n"
+        "told = []\n"
+        "print(flags.load_all(lambda *done: told.append(done)), double(2.0), triple(2.0))\n"
+        "assert told == [(1, 2), (2, 2)]\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "made")}
     kept: list[dict[Path, int]] = []
@@ -109,3 +112,19 @@ def test_what_one_process_has_compiled_the_next_one_finds(tmp_path: Path):
         kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")})
     assert len(kept[0]) == 5
     assert kept[0] == kept[1]
+
+
+def test_an_installation_does_not_wait_for_the_compiler_of_another(tmp_path: Path, monkeypatch):
+    """Their kernels lie beside their code; the same code under another name of its folder is one installation."""
+    monkeypatch.delenv(flags.CACHE_VARIABLE, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = flags.__file__
+    (tmp_path / "linked").symlink_to(Path(mine).parent)
+    for place in (mine, str(tmp_path / "linked" / "flags.py")):
+        monkeypatch.setattr(flags, "__file__", place)
+        with flags._one_process():
+            assert len(list(tmp_path.glob("qdag-kernels-*.lock"))) == 1
+    with flags._one_process():
+        monkeypatch.setattr(flags, "__file__", str(tmp_path / "other" / "flags.py"))
+        with flags._one_process():
+            assert len(list(tmp_path.glob("qdag-kernels-*.lock"))) == 2

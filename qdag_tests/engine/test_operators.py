@@ -1,13 +1,17 @@
 """Every operator against a slow, obvious reference, on the cases that break kernels."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qdag.engine import OPERATORS, Panel, compute
-from qdag.engine.operators import Kind
+from qdag.engine import OPERATORS, Panel, compute, families, parse, plan
+from qdag.engine.kernels import flags
+from qdag.engine.operators import Operator, Source
+from qdag.engine.reach import windowed
+from qdag.errors import ExpressionError
 from qdag_tests.reference import ROLLING, evaluate_panel, nasty_panel, operator_expressions
 
 EXPRESSIONS = operator_expressions((1, 2, 3, 5, 7, 10, 20, 30, 60))
@@ -50,7 +54,7 @@ def test_operator(name: str, panel: Panel, computed: dict[str, np.ndarray]):
 
 def test_every_qlib_operator_is_covered():
     used = " ".join(EXPRESSIONS.values()) + "Mask ChangeInstrument Add Sub Mul Div Gt Ge Lt Le Eq Ne Or"
-    missing = [n for n, o in OPERATORS.items() if o.kind is not Kind.CROSS and n not in used]
+    missing = [n for n, o in OPERATORS.items() if o.source is Source.QLIB and n not in used]
     assert missing == []
 
 
@@ -169,3 +173,37 @@ def test_values_that_differ_by_rounding_alone_have_no_correlation():
     # rows 7 to 12 hold the deviation of the same five volumes; other deviations in the window have no close beside them
     assert np.isnan(found[:, 8:11]).all()
     assert np.isfinite(found[:, 14:16]).all()
+
+
+def test_adding_an_operator_is_one_declaration_and_a_kernel(monkeypatch):
+    monkeypatch.setattr(flags, "_DECLARED", [])
+
+    @flags.kernel("void(float32[::1], int64, int64, int64[::1], float64[::1])")
+    def rolling_product(x, lanes, window, first, out):
+        for i in range(x.size):
+            out[i] = 1.0
+            for back in range(min(window, i // lanes + 1)):
+                value = x[i - back * lanes]
+                out[i] *= 1.0 if np.isnan(value) else value
+
+    product = Operator(
+        name="Product",
+        meaning="product of the valid values",
+        source=Source.EXTENSION,
+        parameters=("window",),
+        reach=windowed,
+        family=families.window(rolling_product),
+    )
+    panel = nasty_panel(instruments=7, sessions=60)
+    text = "Product($close/Ref($close, 1), 5) - 1"
+    with monkeypatch.context() as added:
+        added.setitem(OPERATORS, "Product", product)
+        assert plan({"x": text}).lookback == 5
+        found = compute({"x": text}, panel)["x"]
+    parse.cache_clear()
+    with pytest.raises(ExpressionError, match="unknown operator 'Product'"):
+        parse(text)
+
+    returns = pd.DataFrame(panel["close"].T) / pd.DataFrame(panel["close"].T).shift(1)
+    expected = (returns.fillna(1).rolling(5, min_periods=1).apply(np.prod, raw=True) - 1).T.to_numpy()
+    np.testing.assert_allclose(found, np.where(panel.exists(), expected, np.nan), rtol=1e-5, atol=1e-6)

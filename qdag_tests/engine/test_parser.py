@@ -41,8 +41,13 @@ def test_notations_that_mean_the_same(text: str, same: str):
 def test_text_of_a_tree_parses_to_the_tree():
     text = "If(Corr($close/Ref($close,1), Log($volume+1), 5)>0.5, CSNeutralize($close, $open, 'group'), -1)"
     assert parse(str(parse(text))) == parse(text)
-    other = "ChangeInstrument('SH000300', Mean($close, 5))"
-    assert parse(str(parse(other))) == parse(other)
+    others = [
+        "ChangeInstrument('SH000300', Mean($close, 5))",
+        "Power(-2, $close)",
+        "($close > $open) & (-1.5*$close < $low**-2) | Not($close == 1)",
+    ]
+    for other in others:
+        assert parse(str(parse(other))) == parse(other)
 
 
 def test_int_and_float_are_different_numbers():

@@ -2,9 +2,12 @@
 
 import pytest
 
-from qdag.engine import ALL_HISTORY, OPERATORS, execute, parse, plan
-from qdag.engine.operators import Family, Kind, Operator, family_of
-from qdag.engine.plan import EMA_GAP, cost, ema_window
+from qdag.engine import ALL_HISTORY, OPERATORS, families, parse, plan
+from qdag.engine.families import Calling
+from qdag.engine.operators import PARTS, Operator
+from qdag.engine.plan import cost
+from qdag.engine.reach import EMA_GAP, ema_window
+from qdag.engine.tile import METHODS
 from qdag.errors import ExpressionError
 from qdag.features.catalogue import expressions
 
@@ -57,7 +60,7 @@ def test_equal_subexpressions_are_one_node():
     assert len(one.nodes) == 4  # $close, the mean, the ratio, the sum
     assert one.outputs["a"] == one.outputs["c"]
     shared = plan({"a": "Corr($close, $volume, 5)", "b": "Std($close, 5)"})
-    assert sum(n.operator == "Std" for n in shared.nodes) == 2  # the guard of Corr reads the same Std
+    assert sum(n.operator.name == "Std" for n in shared.nodes) == 2  # the guard of Corr reads the same Std
 
 
 def test_explain_tells_nodes_sharing_and_look_back():
@@ -118,17 +121,37 @@ def test_dtypes_follow_numpy():
     assert {text: graph.nodes[graph.outputs[text]].dtype for text in dtypes} == dtypes
 
 
-def test_an_operator_without_a_kernel_is_refused_when_the_plan_is_made(monkeypatch):
-    monkeypatch.setitem(OPERATORS, "Prod", Operator("Prod", Kind.ROLLING, 1, "product", parameters=("window",)))
+@pytest.mark.parametrize("declared", [{}, {"family": families.SUMS}], ids=["no kernel", "no code of the kernel"])
+def test_an_operator_without_a_kernel_is_refused_when_the_plan_is_made(monkeypatch, declared):
+    product = Operator(name="Prod", meaning="product", parameters=("window",), **declared)
+    monkeypatch.setitem(OPERATORS, "Prod", product)
     with pytest.raises(ExpressionError, match="operator Prod is declared, but no kernel computes it"):
         plan({"x": "$open + Prod($close, 13)"})
+    parse.cache_clear()
 
 
-def test_every_operator_and_every_family_has_a_kernel():
-    made_of_others = {"Delta", "ChangeInstrument"}
-    for name in OPERATORS.keys() - made_of_others:
-        family_of(name)
-    assert execute._METHODS.keys() | {Family.CROSS, Family.OTHER} == set(Family)
+def test_every_operator_has_a_kernel_and_every_way_of_calling_one_a_method():
+    for operator in (*OPERATORS.values(), *PARTS.values()):
+        if not operator.made_of:
+            operator.computed_by((5,))
+    assert METHODS.keys() | {Calling.CROSS, Calling.OTHER} == set(Calling)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Delta($close, 5)", ["Field", "Ref", "Sub"]),
+        ("Med($close, 5)", ["Field", "Quantile"]),
+        ("Corr($close, $open, 5)", ["Field", "Field", "UnguardedCorr", "Std", "Std", "DropFlat"]),
+        ("ChangeInstrument('SPY', $close)", ["Field", "Mask"]),
+        ("($close>1)+($open>1)", ["Field", "Gt", "Field", "Gt", "Or"]),
+        ("5<$close", ["Field", "Gt"]),
+    ],
+)
+def test_operators_that_are_made_of_others(text: str, parts: list[str]):
+    nodes = plan({"x": text}).nodes
+    assert [node.operator.name for node in nodes] == parts
+    assert nodes[-1].text == str(parse(text))
 
 
 def nested(depth: int, window: int) -> str:

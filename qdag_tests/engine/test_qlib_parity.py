@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdag.engine import Panel, compute
+from qdag.engine import OPERATORS, Panel, compute
+from qdag.engine.operators import Source
 from qdag.features.catalogue import expressions
 from qdag_tests.reference import nasty_panel, operator_expressions, qlib_features, qlib_init, write_provider
 
@@ -46,3 +47,10 @@ def test_operators(panel: Panel):
     wrong = {k: m for k in texts if (m := mismatch(ours[k], theirs[k], 1e-8))}
     # running sums of a float64 series (Mean of constant prices) leave Qlib a residue where the spread is zero
     assert set(wrong) <= {"IdxMin_of_std_5", "IdxMin_of_std_20", "IdxMin_of_std_60"}, wrong
+
+
+def test_operators_that_follow_qlib_are_classes_of_its():
+    from qlib.data import ops
+
+    ours = {name for name, operator in OPERATORS.items() if operator.source is Source.QLIB}
+    assert ours == {name for name in OPERATORS if isinstance(getattr(ops, name, None), type)}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from qdag.errors import MissingDataError, PanelError, UnknownNameError
-from qdag.factors import factor_metrics, markdown, top_factors
+from qdag.factors import factor_metrics, top_factors
 from qdag.schema import FACTOR_METRICS
 
 CALENDAR = np.arange("2020-01-01", "2020-04-10", dtype="M8[D]")
@@ -82,11 +82,3 @@ def test_refusals(metrics: pa.Table) -> None:
     foreign = metrics.set_column(0, metrics.schema.field("universe"), pa.array(["v"] * len(metrics)))
     with pytest.raises(PanelError, match="several universes"):
         top_factors(pa.concat_tables([metrics, foreign]), 1)
-
-
-def test_markdown(metrics: pa.Table) -> None:
-    lines = markdown(top_factors(metrics, 5, 2)).splitlines()
-    assert lines[0].split()[1] == "factor"
-    assert len(lines) == 4
-    assert "t.same" in lines[2]
-    assert "nan" not in lines[2]

@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import PanelError, UnknownNameError
+from qdag.features import indicators
 from qdag.features.indicators import (
     BARS,
     COUNTED,
-    FEATURES,
     FIELDS,
     WARMUP,
-    compute_indicators,
     history_start,
     reach_back,
 )
+from qdag.features.sets.technical_indicators import SET
 
+FEATURES = SET.features
 NAMES = [f.name for f in FEATURES]
+compute_indicators = partial(indicators.compute_indicators, names=NAMES)
 REAL = Path(__file__).parents[2].parent / "shared" / "market" / "us_daily"
 
 

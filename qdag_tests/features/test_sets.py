@@ -7,8 +7,8 @@ import pytest
 
 from qdag.engine import Panel, compute, parse
 from qdag.errors import UnknownNameError
-from qdag.features.catalogue import FEATURE_SETS, Feature, catalogue_markdown, expressions, feature_set, lookbacks
-from qdag.features.indicators import compute_indicators
+from qdag.features.catalogue import catalogue_markdown, expressions, feature_set, feature_sets, lookbacks
+from qdag.features.feature import Feature
 
 
 @pytest.mark.parametrize(("name", "loader"), [("alpha158", "Alpha158DL"), ("alpha360", "Alpha360DL")])
@@ -17,27 +17,27 @@ def test_qlibs_sets_are_qlibs_own_configuration(name: str, loader: str):
 
     texts, names = getattr(qlib_loader, loader).get_feature_config()
     assert expressions(name) == dict(zip(names, texts, strict=True))
-    assert [feature.name for feature in feature_set(name)] == names
+    assert list(feature_set(name).columns) == names
     assert len(names) == int(name.removeprefix("alpha"))
 
 
 def test_sets_are_found_by_name():
-    assert list(FEATURE_SETS) == [
+    assert list(feature_sets()) == [
         "alpha158",
         "alpha360",
         "basic_statistics",
         "price_features",
         "technical_indicators",
     ]
-    assert FEATURE_SETS["alpha158"] is feature_set("alpha158")
-    assert "nothing" not in FEATURE_SETS
+    assert feature_sets()["alpha158"] is feature_set("alpha158")
+    assert "nothing" not in feature_sets()
     with pytest.raises(UnknownNameError, match="did you mean 'alpha158'"):
         feature_set("alpha15")
 
 
-@pytest.mark.parametrize("name", list(FEATURE_SETS))
+@pytest.mark.parametrize("name", list(feature_sets()))
 def test_every_feature_is_declared_in_full(name: str):
-    features = feature_set(name)
+    features = feature_set(name).features
     names = [feature.name for feature in features]
     assert len(set(names)) == len(names)
     for feature in features:
@@ -77,7 +77,7 @@ def rescaled(panel: Panel, by: float) -> Panel:
     return Panel(panel.instruments, panel.sessions, {n: v.astype(np.float32) for n, v in fields.items()})
 
 
-@pytest.mark.parametrize("name", list(FEATURE_SETS))
+@pytest.mark.parametrize("name", list(feature_sets()))
 def test_levels_follow_the_size_of_prices_and_factors_do_not(name: str):
     rng = np.random.default_rng(5)
     shape = (3, 150)
@@ -90,13 +90,12 @@ def test_levels_follow_the_size_of_prices_and_factors_do_not(name: str):
     panel = Panel(list("abc"), days, {field: values.astype(np.float32) for field, values in fields.items()})
 
     def computed(panel: Panel) -> dict[str, np.ndarray]:
-        if name == "technical_indicators":
-            return compute_indicators(panel)
-        return compute(expressions(name), panel)
+        code = feature_set(name).code
+        return code.compute(panel, start=0, threads=1) if code else compute(expressions(name), panel)
 
     by = 64.0
     one, other = computed(panel), computed(rescaled(panel, by))
-    for feature in feature_set(name):
+    for feature in feature_set(name).features:
         scale = {"": 1.0, "currency": by, "shares": 1 / by}[feature.unit]
         expected = one[feature.name] * scale
         size = np.nanmax(np.abs(expected))
@@ -112,12 +111,12 @@ def test_an_unknown_unit_is_refused():
 
 def test_the_documented_catalogue_is_the_code_s():
     written = (Path(__file__).parents[2] / "docs" / "features.md").read_text("utf-8")
-    assert written == catalogue_markdown(FEATURE_SETS), "run: qdag features --markdown > docs/features.md"
+    assert written == catalogue_markdown(feature_sets().values()), "run: qdag features --markdown > docs/features.md"
 
 
 def test_every_feature_says_what_it_is():
-    for features in FEATURE_SETS.values():
-        for feature in features:
+    for features in feature_sets().values():
+        for feature in features.features:
             assert all((feature.group, feature.meaning, feature.direction)), feature.name
         past = lookbacks(features)
         assert all(value == "all" or int(value) >= 0 for value in past.values())

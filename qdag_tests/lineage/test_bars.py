@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qdag.core.sessions import SessionCalendar
 from qdag.lineage import Lineage, bars, reconcile
 from qdag.schema import LINEAGE, RAW_OHLCV
-from qdag.sessions import SessionCalendar
 from qdag.store.tables import TableStore
 
 CALENDAR = SessionCalendar("XNYS", date(2018, 1, 2), date(2018, 3, 29)).all
@@ -52,6 +52,9 @@ Digests = dict[date, tuple[int, int | None, int | None]]
 
 
 def recorded(store: TableStore) -> Digests:
+    if not store.exists(LINEAGE.name):
+        # nothing has ever had a row
+        return {}
     rows = store.read(LINEAGE.name, "u", match=("asset", "raw_ohlcv")).to_pylist()
     return {row["date"]: (row["inputs"], row["past"], row["memory"]) for row in rows}
 

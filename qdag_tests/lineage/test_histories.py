@@ -5,8 +5,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from qdag import stages
-from qdag.sessions import SessionCalendar
+from qdag.core.sessions import SessionCalendar
 from qdag_tests.histories import History, Market
 
 DAYS = SessionCalendar("XNYS", date(2018, 1, 2), date(2018, 8, 31)).all.tolist()
@@ -14,11 +13,10 @@ FACTORS = {"day": "$change", "place": "IdxMax($high, 10)", "rank": "CSRank(Mean(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_home_that_lived_through_it_is_as_one_build(seed, tmp_path, monkeypatch):
+def test_a_home_that_lived_through_it_is_as_one_build(seed, tmp_path):
     # few tables: whichever a value comes from, it is stale or right by the same mechanism
-    monkeypatch.setattr(stages, "feature_tables", lambda settings: ("custom_factors",))
     market = Market.random(tmp_path / "files", DAYS, 4, np.random.default_rng(seed))
-    more = {"custom_factors": FACTORS, "training": {"features": ("custom_factors",)}}
+    more = {"features": (), "custom_factors": FACTORS, "training": {"features": ("custom_factors",)}}
     history = History(market, tmp_path / "home", seed, horizons=(1, 5), **more)
     history.live(4)
     assert not history.differences(tmp_path / "once"), "\n".join(history.told)

@@ -10,13 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from qdag import schema, stages
-from qdag.features import catalogue, indicators
-from qdag.maintenance import compact, restore
-from qdag.refresh import backfill_chunks, survey
+from qdag import schema
+from qdag.assets import feature_table, labels
+from qdag.assets.platform import Platform
+from qdag.features import catalogue
+from qdag.operations.backfill import backfill_chunks
+from qdag.operations.survey import survey
+from qdag.operations.upkeep import compact, restore
 from qdag.settings import Settings, SyntheticSource, UniverseSettings
-from qdag.stages import Platform
 from qdag.store.tables import TableStore
+from qdag_tests import stages
 
 START, END = date(2018, 1, 2), date(2018, 8, 31)
 MARKET = SyntheticSource(seed=3, instruments=4)
@@ -30,7 +33,7 @@ def settings(home: Path, pools: dict | None = None, **more) -> Settings:
 
 def run(platform: Platform, names, start: date, end: date) -> None:
     for name in names:
-        stage = stages.feature_stage(name) if name in schema.FEATURE_TABLES else getattr(stages, name)
+        stage = stages.feature_stage(name)
         stage(platform, "toy", start, end)
 
 
@@ -177,20 +180,23 @@ def test_a_definition_knows_code_and_no_prose(tmp_path, monkeypatch):
     def version() -> str:
         return stages.definition(settings(tmp_path), "toy", "technical_indicators").version
 
+    declared = catalogue.feature_set("technical_indicators")
     before = version()
     with monkeypatch.context() as patch:
-        told = tuple(replace(f, meaning="in other words") for f in catalogue.feature_set("technical_indicators"))
-        patch.setattr(stages, "feature_set", lambda name: told)
+        told = tuple(replace(f, meaning="in other words") for f in declared.features)
+        patch.setitem(catalogue.feature_sets(), declared.name, replace(declared, features=told))
         assert version() == before
-    monkeypatch.setattr(indicators, "COUNTED", 60)
+    code = replace(declared.code, constants={**declared.code.constants, "counted": 60})
+    monkeypatch.setitem(catalogue.feature_sets(), declared.name, replace(declared, code=code))
     assert version() != before
 
 
 def test_a_raised_version_of_the_code_makes_its_values_stale(home, monkeypatch):
-    monkeypatch.setitem(stages.VERSIONS, "labels", 2)
+    monkeypatch.setattr(labels.Labels, "version", 2)
     stale = survey(Platform.open(settings(home)), "toy").stale
     assert [name for name, found in stale.items() if found] == ["labels", "factor_metrics"]
-    monkeypatch.setattr("qdag.engine.VERSION", 2)
+    monkeypatch.setattr(feature_table, "ENGINE_VERSION", 2)
+    monkeypatch.setattr(labels, "ENGINE_VERSION", 2)
     stale = survey(Platform.open(settings(home)), "toy").stale
     assert {"alpha158", "basic_statistics", "price_features"} <= {
         name for name, found in stale.items() if len(found.code)

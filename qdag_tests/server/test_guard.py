@@ -99,6 +99,9 @@ def test_the_uis_own_requests_and_those_of_programs_pass(asked, options):
         (("/graphql", FOREIGN), {"method": "WS"}),
         (("/graphql", ("sec-fetch-site", "same-site")), {"method": "WS"}),
         (("/", FOREIGN), {}),
+        # out of the folder of logs, as the server has decoded it
+        (("/logs/../../etc/passwd",), {}),
+        (("/..",), {"method": "HEAD"}),
         # a request across sites that carries no origin
         (("/logs/x", ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")), {}),
         (("/", *LINK[:2], ("sec-fetch-dest", "iframe")), {}),

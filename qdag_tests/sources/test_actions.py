@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdag.sources.actions import CONVENTION, LARGEST_FACTOR, REUSE_GAP, factors, ticker_reuse
+from qdag.sources.actions import factors, ticker_reuse
+from qdag.sources.actions.arithmetic import LARGEST_FACTOR
+from qdag.sources.actions.evidence import CONVENTION, REUSE_GAP
 
 ADJUSTMENTS = ("events", "pre_close", "adjusted_close", "factor", "none")
 

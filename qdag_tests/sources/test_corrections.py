@@ -13,15 +13,22 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qdag import landing, schema, stages
+from qdag import schema
+from qdag.assets.platform import Platform
 from qdag.errors import SourceError
-from qdag.landing import changed_files
-from qdag.refresh import backfill_chunks, survey
+from qdag.operations import landing
+from qdag.operations.backfill import backfill_chunks
+from qdag.operations.landing import changed_files
+from qdag.operations.survey import survey
 from qdag.settings import FilesSource, Settings, SyntheticSource, UniverseSettings
-from qdag.sources import base, files, open_source, spill
-from qdag.stages import Platform
+from qdag.sources import cleaning, open_source, spill
+from qdag.sources.files import FilesFolder
+from qdag.sources.files import folder as reading
+from qdag.sources.protocol import FileSource, reader_digest
+from qdag.sources.reasons import UNDATED, Reason, Refuses
 from qdag.store import deliveries
 from qdag.store.digests import session_digests
+from qdag_tests import stages
 
 US = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
 START, END = date(2020, 1, 2), date(2020, 3, 31)
@@ -94,7 +101,7 @@ def test_an_unchanged_delivery_writes_nothing(market):
 
 def test_a_part_of_an_unchanged_delivery_is_not_read(market, monkeypatch):
     run(market)
-    monkeypatch.setattr(files.FilesFolder, "deliver", None)
+    monkeypatch.setattr(FilesFolder, "deliver", None)
     result, written = run(market, date(2020, 2, 3), date(2020, 2, 28))
     assert (written, result.sessions, result.rows) == (set(), 19, 56)
     touch(market)
@@ -350,8 +357,8 @@ def test_a_backfill_of_years_before_brings_the_later_ones_in_line(market, tmp_pa
 def known(platform: Platform) -> tuple[dict[str, str], str]:
     spec = platform.settings.universe("u")
     source = open_source("u", spec)
-    assert isinstance(source, base.FileSource)
-    return source.hashes(), stages.reading_of(spec)
+    assert isinstance(source, FileSource)
+    return source.hashes(), reader_digest(spec)
 
 
 def test_files_that_begin_earlier_move_the_base_of_what_is_stored(market, tmp_path):
@@ -440,7 +447,7 @@ def test_a_delivery_that_takes_history_away_is_held_back(market, tmp_path, gone)
     for first, last in ((END, END), (START, END)):
         result, _ = run(market, first, last)
         assert f"A: {lost} of 62 stored rows" in result.extra["held_back"]
-        (told,) = stored(market, "quarantine").filter(pc.field("reason") == base.WITHDRAWN).to_pylist()
+        (told,) = stored(market, "quarantine").filter(pc.field("reason") == Reason.HISTORY_WITHDRAWN).to_pylist()
         assert (told["date"], told["instrument"], told["line"]) == (first, "A", 0)
         assert "qdag accept A --universe u" in told["row"]
         mine = stored(market).filter(pc.field("instrument") == "A")
@@ -562,7 +569,7 @@ def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory,
         return other
 
     def rows(of: Platform, table: str, first: date = START, last: date = END) -> list[dict[str, object]]:
-        undated = (*base.UNDATED, base.WITHDRAWN, *base.FILE_REASONS)
+        undated = (*UNDATED, Reason.HISTORY_WITHDRAWN, *(r for r in Reason if Refuses.FILE in r.refuses))
         found = of.store.read(table, "u", first, last).to_pylist() if of.store.exists(table) else []
         return [{**row, "date": None} if row.get("reason") in undated else row for row in found]
 
@@ -593,7 +600,7 @@ def test_the_digest_is_of_the_bytes_that_were_parsed(market, monkeypatch):
     path = market.settings.universe("u").source.path / "A.csv"
     before = path.read_bytes()
     day = date(2020, 2, 10)
-    parse = files._read
+    parse = reading._read
 
     def rewritten(which, *rest):
         if which == path:
@@ -601,7 +608,7 @@ def test_the_digest_is_of_the_bytes_that_were_parsed(market, monkeypatch):
         return parse(which, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_read", rewritten)
+        patch.setattr(reading, "_read", rewritten)
         run(market)
     (told,) = (row for row in market.store.read("deliveries", "u").to_pylist() if row["source"] == "A.csv")
     assert told["sha256"] == hashlib.sha256(before).hexdigest()
@@ -664,7 +671,7 @@ def test_memory_makes_no_difference(market, monkeypatch, limit):
     sessions = market.calendar("u").between(START, END)
     expected = open_source("u", spec).deliver(sessions, START, END)
     monkeypatch.setattr(spill, "PART_SESSIONS", 7)
-    monkeypatch.setattr(base, "GROUPS", 2)
+    monkeypatch.setattr(cleaning, "GROUPS", 2)
     monkeypatch.setattr(spill, "MEMORY_BYTES", limit)
     got = open_source("u", spec).deliver(sessions, START, END)
     assert len(got.parts) == 9
@@ -674,19 +681,6 @@ def test_memory_makes_no_difference(market, monkeypatch, limit):
     assert got.findings.equals(expected.findings)
     assert got.quarantine.equals(expected.quarantine)
     assert got.checks == expected.checks
-
-
-@hypothesis_settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=8), st.integers(0, 4000))
-def test_shelf_gives_back_what_was_added(added, limit):
-    shelf = spill.Shelf(limit)
-    expected: dict[int, list[int]] = {}
-    for at, (place, size) in enumerate(added):
-        shelf.add(place, pa.table({"x": np.arange(size) + 100 * at}))
-        expected.setdefault(place, []).extend(range(100 * at, 100 * at + size))
-    assert shelf.places == sorted(expected)
-    for place, values in expected.items():
-        assert shelf.read(place)["x"].to_pylist() == shelf.read(place)["x"].to_pylist() == values
 
 
 def test_a_correction_of_a_market_in_parts_equals_the_whole(tmp_path, monkeypatch):
@@ -724,9 +718,9 @@ def test_paths_are_the_order_of_files(tmp_path):
         (tmp_path / name).write_text(US)
     spec = UniverseSettings(source=FilesSource(path=tmp_path), calendar="XNYS", start=START, end=END)
     source = open_source("u", spec)
-    assert isinstance(source, base.FileSource)
+    assert isinstance(source, FileSource)
     assert list(source.hashes()) == ["A.csv", "a/A.csv", "b/A.csv"]
-    assert not isinstance(open_source("u", spec.model_copy(update={"source": SyntheticSource()})), base.FileSource)
+    assert not isinstance(open_source("u", spec.model_copy(update={"source": SyntheticSource()})), FileSource)
 
 
 def test_a_folder_that_is_refused_takes_nothing_away(market):

@@ -1,6 +1,7 @@
 """Backups: equal tables at equal versions, only new files copied, damage never copied, nothing overwritten unasked."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -126,6 +127,21 @@ def test_refuses_to_overwrite(store, tmp_path):
     assert not store.read("one", "u").equals(before)
     assert store.names() == ["one", "three", "two"]
     assert not list(Path(store.root).glob("_*"))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_restore_that_died_between_its_renames_is_ended_by_the_next(store, tmp_path, in_place):
+    """Out of the way is the old table, which nothing else would find again; the new one is there, or not yet."""
+    target = tmp_path / "safe"
+    backup(store, target)
+    write(store, ONE, 0, 0, 9.0)
+    folder = store.folder("one")
+    (folder.rename if not in_place else lambda to: shutil.copytree(folder, to))(folder.with_name("_replaced-one-77"))
+    folder.with_name("_restoring-one-77").mkdir()
+    with pytest.raises(StoreError, match=r"'one' is stored already"):
+        restore_backup(store, target, tables=["one"])
+    assert TableStore(store.root).read("one", "u")["x"][0].as_py() == 9.0
+    assert not list(folder.parent.glob("_*"))
 
 
 def test_what_is_not_there(store, tmp_path):

@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks import crash_loop
 from benchmarks.crash_loop import Job, made_market, moved, plain, provider_files, settings_of
-from qdag import stages
-from qdag.refresh import survey
-from qdag.sessions import SessionCalendar
-from qdag.stages import Platform
+from qdag.assets import qlib_bin, write
+from qdag.assets.platform import Platform
+from qdag.core.sessions import SessionCalendar
+from qdag.operations.survey import survey
+from qdag_tests import stages
 
 DAYS = SessionCalendar("XNYS", date(2019, 8, 1), date(2020, 12, 31)).all.tolist()
 U = crash_loop.UNIVERSE
@@ -78,18 +79,19 @@ def test_a_correction_that_is_taken_back_after_a_crash_leaves_nothing(market, tm
     refresh(platform, job)
     before = {name: plain(platform, name) for name in TABLES}
     files = provider_files(platform.settings.provider(U))
-    record = stages._record
+    record = write.record_sessions
 
-    def dying(platform, universe, name, *rest):
-        if name == asset:
+    def dying(platform, universe, written, *rest):
+        if written.name == asset:
             raise Died
-        record(platform, universe, name, *rest)
+        record(platform, universe, written, *rest)
 
     day = DAYS[60] if market.line("S00", DAYS[60]) else DAYS[61]
     market.changes["S00", day] = moved(market.line("S00", day), 1.05)
     market.write()
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_record", dying)
+        patch.setattr(write, "record_sessions", dying)
+        patch.setattr(qlib_bin, "record_sessions", dying)
         with pytest.raises(Died):
             refresh(platform, job)
     market.changes.clear()
@@ -110,13 +112,13 @@ import sys, time
 from datetime import date
 from pathlib import Path
 from benchmarks.crash_loop import Job, UNIVERSE, settings_of
-from qdag import stages
+from qdag_tests import stages
 home, folder, last, *days = sys.argv[1:]
 start = date(2019, 8, 1)
 job = Job(Path(home), Path(folder), start, date.fromisoformat(last), start, True, (1, 5))
 platform = stages.Platform.open(settings_of(job))
 platform.store.version("raw_ohlcv")
-import qdag.store.qlib_bin
+import qdag.store.qlib.writer
 print("ready", flush=True)
 sys.stdin.readline()
 for day in days:

@@ -12,7 +12,9 @@ import pytest
 from qdag.errors import StoreError
 from qdag.schema import feature_table
 from qdag.store.integrity import verify
-from qdag.store.tables import CHECKSUMS, DAMAGED, TableStore
+from qdag.store.tables import TableStore
+from qdag.store.tables.checksums import CHECKSUMS
+from qdag.store.tables.upkeep import DAMAGED
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
 DAY = date(2020, 1, 30)

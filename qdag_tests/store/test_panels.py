@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 
 from qdag.engine.panel import Panel
 from qdag.errors import StoreError, UnknownNameError
-from qdag.schema import RAW_OHLCV, feature_table
-from qdag.store.panels import (
-    ENGINE_FIELDS,
-    change_reach,
-    panel_batches,
-    read_panel,
-    read_panels,
-    table_matrix,
-)
+from qdag.schema import ENGINE_FIELDS, RAW_OHLCV, feature_table
+from qdag.store.bars import change_reach, read_panel, read_panels
+from qdag.store.matrices import panel_batches, table_matrix
 from qdag.store.tables import TableStore
 
 SPEC = feature_table("demo", [("x", "a feature"), ("y", "a feature")], "for tests")

@@ -9,13 +9,16 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qdag import stages
-from qdag.schema import RAW_OHLCV
+from qdag.core.pools import Pool, Span
+from qdag.schema import ENGINE_FIELDS, RAW_OHLCV
 from qdag.settings import FilePool, Settings, SyntheticSource, UniverseSettings
-from qdag.store.panels import ENGINE_FIELDS, read_panel, read_panels
-from qdag.store.qlib_bin import QlibBinWriter, qlib_symbol, read_provider_panel, verify_provider
+from qdag.store.bars import read_panel, read_panels
+from qdag.store.qlib.layout import qlib_symbol
+from qdag.store.qlib.reader import read_provider_panel
+from qdag.store.qlib.verify import verify_provider
+from qdag.store.qlib.writer import QlibBinWriter
 from qdag.store.tables import TableStore
-from qdag.universes import Pool, Span
+from qdag_tests import stages
 
 SESSIONS = np.array(["2020-01-30", "2020-01-31", "2020-02-03", "2020-02-04", "2020-02-05", "2020-02-06"], "M8[D]")
 AFTER = np.array(["2020-02-07"], "M8[D]")

@@ -6,13 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdag.errors import MissingDataError, StoreError
 from qdag.schema import Column, TableSpec, feature_table
+from qdag.store.diff import diff
 from qdag.store.tables import TableStore
-from qdag.store.versions import diff, expire, kept_versions, versions
+from qdag.store.versions import expire, kept_versions, versions
 
 SPEC = feature_table("demo", [("x", "a feature"), ("y", "another")], "for tests")
 DAY = date(2020, 1, 30)
@@ -126,6 +128,22 @@ def test_retention_by_number_by_days_and_for_models(store):
     version = store.version("demo")
     assert expire(store, "demo", newest=2, days=0, protected=[3]).files == ()
     assert store.version("demo") == version
+
+
+def test_the_log_is_read_once_however_many_versions_stay(store, monkeypatch):
+    for i in range(25):
+        write(store, 0, 1, {(0, "A"): (float(i), 0.0)})
+    opened = []
+    opening = DeltaTable.__init__
+
+    def counted(table, *arguments, **options):
+        opened.append(options.get("version"))
+        opening(table, *arguments, **options)
+
+    monkeypatch.setattr(DeltaTable, "__init__", counted)
+    done = expire(TableStore(store.root), "demo", newest=25, days=1)
+    assert len(done.kept) == 26
+    assert len(opened) <= 3
 
 
 def test_the_current_version_of_the_last_days_counts_whenever_it_was_written(store):

@@ -113,6 +113,31 @@ def compare(op, a, b, out):
             out[i] = 1.0 if a[i] != b[i] else 0.0
 
 
+def absolute(x, out):
+    """Absolute value, in the dtype of out; numpy does this as fast as a kernel, and the next four."""
+    np.abs(x, out=out, dtype=out.dtype)
+
+
+def sign(x, out):
+    """-1, 0 or 1 in float32, which a float64 series is rounded to before; NaN for NaN."""
+    np.sign(x.astype(np.float32, copy=False), out=out)
+
+
+def logarithm(x, out):
+    """Natural logarithm, in the dtype of out: -inf for 0, NaN below."""
+    np.log(x, out=out, dtype=out.dtype)
+
+
+def negation(x, out):
+    """Logical not of 1.0 and 0.0; NaN stays."""
+    np.subtract(np.float32(1), x, out=out)
+
+
+def power(x, y, out):
+    """x to the power of y, either a series or a number of out's dtype; 1 for x**0 and 1**y, also of NaN."""
+    np.power(x, y, out=out)
+
+
 @kernel(
     "void(float32[::1], float32[::1], float32[::1], float32[::1])",
     "void(float32[::1], float64[::1], float64[::1], float64[::1])",

@@ -7,6 +7,8 @@ import numpy as np
 
 from qdag.engine.kernels.flags import kernel
 
+LARGEST, SMALLEST = 1, -1  # the sign that makes it the largest
+
 _ARG = "int64, int64, int64[::1], int64[:,::1], int64[:,::1], int64[::1]"
 
 

@@ -1,6 +1,7 @@
 """How kernels are compiled: the flags, the disk cache and the lock around it. Nothing else sets numba options."""
 
 import fcntl
+import hashlib
 import logging
 import os
 import tempfile
@@ -22,9 +23,13 @@ _told = False
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Let one process at a time read or extend numba's cache: two writers would mix up its index and its files."""
+    """Let one process at a time read or extend numba's cache: two writers would mix up its index and its files.
+
+    Without a folder of its own the cache lies beside the code, and those of other installations are not waited for.
+    """
     folder = Path(os.environ.get(CACHE_VARIABLE) or tempfile.gettempdir())
-    with (folder / f"qdag-kernels-{os.getuid()}.lock").open("a") as handle:
+    code = hashlib.sha256(os.fsencode(Path(__file__).resolve().parent)).hexdigest()[:12]
+    with (folder / f"qdag-kernels-{os.getuid()}-{code}.lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -99,8 +104,12 @@ def part(function: Callable[..., Any]) -> Any:
     return njit(**_FLAGS)(function)
 
 
-def load_all() -> int:
-    """Compile every kernel of the modules that are imported, or find it in the disk cache; returns how many."""
-    for declared in _DECLARED:
+def load_all(report: Callable[[int, int], object] = lambda done, total: None) -> int:
+    """Compile every kernel of the modules that are imported, or find it in the disk cache; returns how many.
+
+    ``report`` is told after each, how many are done and of how many.
+    """
+    for done, declared in enumerate(_DECLARED, 1):
         declared.load()
+        report(done, len(_DECLARED))
     return len(_DECLARED)

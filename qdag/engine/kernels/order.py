@@ -9,6 +9,8 @@ import numpy as np
 
 from qdag.engine.kernels.flags import kernel
 
+QUANTILE, RANK = 0, 1
+
 
 @kernel(
     "void(float32[::1], int64, int64, float64[::1], int64, float32[:,:,::1], float64[:,::1])",
@@ -94,15 +96,15 @@ def rolling_order(x, lanes, window, quantiles, with_rank, scratch, out):
 
 
 @kernel(
-    "void(float32[::1], int64, int64, float64[:,::1], float64[::1])",
-    "void(float64[::1], int64, int64, float64[:,::1], float64[::1])",
+    "void(float32[::1], int64, int64, int64[::1], float64[::1])",
+    "void(float64[::1], int64, int64, int64[::1], float64[::1])",
 )
-def rolling_mad(x, lanes, window, scratch, out):
-    """Mean absolute deviation from the window's mean, over valid values, NaN without any. scratch (3, lanes)."""
+def rolling_mad(x, lanes, window, first, out):
+    """Mean absolute deviation from the window's mean, over valid values; NaN without any."""
     rows = x.size // lanes
-    mean = scratch[0]
-    total = scratch[1]
-    count = scratch[2]
+    mean = np.empty(lanes)
+    total = np.empty(lanes)
+    count = np.empty(lanes)
     for t in range(rows):
         oldest = max(0, t - window + 1)
         total[:] = 0.0

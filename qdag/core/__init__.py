@@ -1,0 +1,1 @@
+"""Words of the domain on arrays: windows of sessions. No I/O belongs here."""

@@ -1,0 +1,1 @@
+"""What people and sensors ask for: what is stale, backfills, landed files, repair. No orchestrator is known here."""

@@ -1,0 +1,1 @@
+"""Sources on the network: what every vendor's client shares, and a client per vendor."""

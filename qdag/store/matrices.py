@@ -1,0 +1,150 @@
+"""Rows to arrays and back: dense (instruments x sessions) arrays against sorted Arrow tables of instruments."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qdag.engine.panel import Panel
+from qdag.errors import StoreError, unknown
+from qdag.schema import TableSpec
+from qdag.store.arrow import days
+from qdag.store.threads import map_threads
+
+T = TypeVar("T")
+
+
+def table_matrix(
+    table: pa.Table, columns: str | Sequence[str], instruments: Sequence[str], sessions: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Spread rows over (I, S) arrays, one per column.
+
+    Parameters
+    ----------
+    table : with ``date`` and ``instrument``; rows of other instruments or sessions are left out
+    columns : numbers; floats keep their dtype, integers become float64
+    instruments, sessions : rows and columns of the arrays; sessions are datetime64[D], increasing
+
+    Cells without a row and nulls are NaN.
+
+    Raises
+    ------
+    UnknownNameError
+        A column that is not there.
+    StoreError
+        A column that is no number, or two rows for one cell.
+    """
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    for column in columns:
+        if column not in table.column_names:
+            raise unknown("column", column, table.column_names)
+    sessions = np.asarray(sessions, "datetime64[D]")
+    width = len(sessions)
+    flat, kept = _cells(table, instruments, sessions)
+    seen = np.zeros(len(instruments) * width, bool)
+    seen[flat] = True
+    if np.count_nonzero(seen) != len(flat):
+        cell = int(np.flatnonzero(np.bincount(flat, minlength=len(seen)) > 1)[0])
+        raise StoreError(
+            f"instrument {instruments[cell // width]!r} has several rows on {sessions[cell % width]}; "
+            f"a panel has one value per instrument and session, read one key at a time"
+        )
+
+    def spread(column: str) -> np.ndarray:
+        values = table[column]
+        if not pa.types.is_floating(values.type):
+            if not pa.types.is_integer(values.type):
+                raise StoreError(f"column {column!r} is {values.type}; only numbers can be spread over a panel")
+            values = values.cast(pa.float64())
+        # nulls come out of Arrow as NaN
+        array = values.to_numpy()
+        matrix = np.full(len(instruments) * width, np.nan, array.dtype)
+        matrix[flat] = array if kept is None else array[kept]
+        return matrix.reshape(len(instruments), width)
+
+    return each(spread, {column: column for column in columns})
+
+
+def each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
+    """The function of every item by its name, of some in threads at a time."""
+    return dict(zip(items, map_threads(function, items.values()), strict=True))
+
+
+def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Flat position of every kept row and which rows are kept (None for all)."""
+    names = pc.index_in(table["instrument"].cast(pa.string()), value_set=pa.array(list(instruments), pa.string()))
+    rows = pc.fill_null(names, -1).to_numpy().astype(np.int64)
+    dates = days(table["date"])
+    positions = np.searchsorted(sessions, dates)
+    known = rows >= 0
+    if len(sessions):
+        known &= sessions[np.minimum(positions, len(sessions) - 1)] == dates
+    else:
+        known[:] = False
+    flat = rows * len(sessions) + positions
+    return (flat, None) if known.all() else (flat[known], known)
+
+
+def panel_batches(
+    spec: TableSpec,
+    universe: str,
+    panel: Panel,
+    columns: Mapping[str, np.ndarray],
+    batch_sessions: int = 32,
+) -> Iterator[pa.RecordBatch]:
+    """Rows of ``spec`` in the order of date and instrument, a few sessions at a time.
+
+    Only cells where ``panel.traded()`` become rows: whether a suspended instrument will trade again is not known at
+    the time.
+
+    Parameters
+    ----------
+    columns : every value column of ``spec`` as an (I, S) array of its dtype; NaN becomes null
+    batch_sessions : sessions per batch, at most
+
+    Raises
+    ------
+    StoreError
+        Columns of another name, shape or dtype, or a table that is not of instruments.
+    """
+    if spec.keys != ("universe", "date", "instrument"):
+        raise StoreError(f"table {spec.name!r} has keys {spec.keys}; only instrument tables are written from panels")
+    if set(columns) != set(spec.values):
+        missing = [c for c in spec.values if c not in columns]
+        extra = [c for c in columns if c not in spec.values]
+        raise StoreError(f"columns do not fit table {spec.name!r}: missing {missing}, extra {extra}")
+    schema = spec.arrow()
+    arrays = {}
+    for name in spec.values:
+        array = np.asarray(columns[name])
+        if array.shape != panel.shape:
+            raise StoreError(f"column {name!r} has shape {array.shape}, expected (instruments, sessions) {panel.shape}")
+        wanted = schema.field(name).type.to_pandas_dtype()
+        if array.dtype != wanted:
+            raise StoreError(f"column {name!r} has dtype {array.dtype}, table {spec.name!r} declares {wanted.__name__}")
+        arrays[name] = np.ascontiguousarray(array)
+    order = np.argsort(np.array(panel.instruments, dtype=object), kind="stable")
+    names = pa.array(list(panel.instruments), pa.string())
+    traded = panel.traded()
+    for begin in range(0, panel.shape[1], batch_sessions):
+        stop = min(begin + batch_sessions, panel.shape[1])
+        session, rank = np.nonzero(traded[order, begin:stop].T)
+        if not len(session):
+            continue
+        row, session = order[rank], session + begin
+        keys = {
+            "universe": pa.repeat(pa.scalar(universe, pa.string()), len(row)),
+            "date": pa.array(panel.sessions[session], pa.date32()),
+            "instrument": names.take(pa.array(row)),
+        }
+        cells = row * panel.shape[1] + session
+        values = {name: _nullable(array.ravel().take(cells)) for name, array in arrays.items()}
+        yield pa.record_batch([keys.get(n, values.get(n)) for n in schema.names], schema=schema)
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    # several times faster than from_pandas=True
+    missing = np.isnan(values)
+    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
