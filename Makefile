@@ -8,11 +8,12 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 # One thread per native library: the engine brings its own threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint bench up clean
+.PHONY: help setup demo test lint docs bench up clean
 help:
 	@echo "make demo   set up, run the main job on the embedded data, say what to open"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   formatting, lint and types"
+	@echo "make docs   the documentation site, into build/site; a broken link fails"
 	@echo "make bench  side-by-side measurements"
 	@echo "make up     Dagster UI, daemon and MLflow UI"
 	@echo "make clean  remove .venv and .qdag"
@@ -43,6 +44,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open build/site/index.html, or: $(BIN)/mkdocs serve"
 
 bench: setup
 	$(BIN)/python -m benchmarks --write

@@ -43,6 +43,8 @@ def read_panel(
     fields : of ``ENGINE_FIELDS``
     version : of raw_ohlcv; None is the newest
 
+    Notes
+    -----
     Prices are raw x factor, volume is raw / factor, amount and factor are as stored; ``change`` is the close over the
     last traded close before it, minus 1, looked up before the first session too, so it does not depend on where the
     panel starts (NaN at the listing). A session without a row is NaN.

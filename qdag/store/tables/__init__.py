@@ -53,6 +53,8 @@ class TableStore:
     root : folder or object store URL (``s3://bucket/prefix``); each table is one Delta table below it
     storage_options : credentials and endpoint of an object store, as ``deltalake`` takes them
 
+    Notes
+    -----
     A method that gets the name of a table raises StoreError where no table can have it, and, unless it says otherwise,
     MissingDataError where the table is not stored.
     """
@@ -125,6 +127,8 @@ class TableStore:
         match : a text column that may not be null and its value: only rows with that value are replaced, and all of
             ``data`` must have it
 
+        Notes
+        -----
         A table, a sequence of batches and what a function gives are written again after a commit conflict (the function
         is called again); a one-shot iterator cannot be, so another commit to the same sessions or files raises. Batches
         are checked while they stream: a failure leaves the rows as they were.
