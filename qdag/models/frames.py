@@ -1,16 +1,21 @@
-"""Stored features and labels as pandas frames in Qlib's layout. Nothing is computed here, and Qlib is not imported."""
+"""Rows of instruments as pandas frames: stored features and labels in Qlib's layout. Nothing is computed here, and Qlib
+is not imported."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from qdag.errors import MissingDataError, unknown
 from qdag.features.catalogue import CUSTOM, feature_sets
 from qdag.schema import LABELS
+from qdag.store.arrow import days, text_codes
+from qdag.store.joined import KEYS as ROW
+from qdag.store.joined import read_joined
 
 if TYPE_CHECKING:
     from qdag.store.tables import TableStore
@@ -67,13 +72,9 @@ def feature_frame(
     DataFrame of float32, shape (rows, features), index (datetime, instrument) sorted, columns as ``feature_names``.
     A row that only some of the tables hold is NaN in the others.
     """
-    frames = [
-        _frame(store, table, universe, columns, start, end, instruments, (versions or {}).get(table))
-        for table, columns in features.items()
-    ]
-    frame = frames[0] if len(frames) == 1 else pd.concat(frames, axis=1, join="outer").sort_index()
-    frame.columns = pd.Index(feature_names(features))
-    return frame
+    names = iter(feature_names(features))
+    columns = {table: {column: next(names) for column in chosen} for table, chosen in features.items()}
+    return pandas_frame(read_joined(store, universe, columns, start, end, instruments, versions))
 
 
 def label_frame(
@@ -86,36 +87,44 @@ def label_frame(
     versions: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """One label column, float32, indexed as :func:`feature_frame`; NaN where the return is not known."""
-    return _frame(store, LABELS, universe, (label,), start, end, instruments, (versions or {}).get(LABELS))
+    columns = {LABELS: {label: label}}
+    return pandas_frame(read_joined(store, universe, columns, start, end, instruments, versions))
 
 
-def _frame(
-    store: "TableStore",
-    table: str,
-    universe: str,
-    columns: Sequence[str],
-    start: date | None,
-    end: date | None,
-    instruments: Sequence[str] | None,
-    version: int | None,
-) -> pd.DataFrame:
-    rows = store.read(
-        table,
-        universe,
-        start=start,
-        end=end,
-        instruments=None if instruments is None else list(instruments),
-        columns=["date", "instrument", *columns],
-        version=version,
-    )
-    # dates as numpy first: Arrow's date32 would become Python objects
-    index = pd.MultiIndex.from_arrays(
-        [
-            pd.DatetimeIndex(rows["date"].cast(pa.timestamp("ns")).to_numpy()),
-            pd.Index(rows["instrument"].to_numpy(zero_copy_only=False), dtype=object),
-        ],
-        names=["datetime", "instrument"],
-    )
-    frame = rows.select(list(columns)).to_pandas()
-    frame.index = index
+def pandas_frame(table: pa.Table, index: tuple[str, str] = ("datetime", "instrument")) -> pd.DataFrame:
+    """Rows sorted by date and instrument as a frame indexed by both; nulls of numbers are NaN.
+
+    Parameters
+    ----------
+    index : names of the levels; where the instrument comes first, rows are sorted by it first, as ``D.features`` has
+        them
+
+    The levels are those of Qlib's frames: datetime64[us] and str. Columns of one floating dtype share one block.
+    """
+    columns = [name for name in table.column_names if name not in ROW]
+    dates = days(table["date"])
+    sessions, date_codes = np.unique(dates, return_inverse=True)
+    codes, texts = text_codes(table["instrument"])
+    order = np.argsort(np.array(texts, object), kind="stable")
+    rank = np.empty(len(texts), np.int64)
+    rank[order] = np.arange(len(texts))
+    levels = [pd.DatetimeIndex(sessions.astype("M8[us]")), pd.Index([texts[at] for at in order], dtype="str")]
+    positions = [date_codes, rank[codes] if len(texts) else codes]
+    rows = None
+    if index[0] == "instrument":
+        rows = np.lexsort(positions)
+        levels, positions = levels[::-1], [position[rows] for position in positions[::-1]]
+    keys = pd.MultiIndex(levels=levels, codes=positions, names=index, verify_integrity=False)
+    types = {table.schema.field(name).type for name in columns}
+    if len(types) == 1 and pa.types.is_floating(next(iter(types))):
+        block = np.empty((len(columns), table.num_rows), next(iter(types)).to_pandas_dtype())
+        for values, name in zip(block, columns, strict=True):
+            at = 0
+            for chunk in table[name].chunks:
+                values[at : at + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+                at += len(chunk)
+        return pd.DataFrame((block if rows is None else block[:, rows]).T, keys, pd.Index(columns), copy=False)
+    frame = table.select(columns).to_pandas()
+    frame = frame if rows is None else frame.iloc[rows]
+    frame.index = keys
     return frame

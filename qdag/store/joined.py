@@ -1,0 +1,79 @@
+"""Columns of several tables of instruments side by side: one set of keys, no value copied where the rows agree."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from qdag.store.arrow import days, text_codes
+from qdag.store.tables import TableStore
+
+KEYS = ("date", "instrument")
+"""What identifies a row within a universe."""
+
+
+def read_joined(
+    store: TableStore,
+    universe: str,
+    columns: Mapping[str, Mapping[str, str]],
+    start: date | None = None,
+    end: date | None = None,
+    instruments: Sequence[str] | None = None,
+    versions: Mapping[str, int] | None = None,
+) -> pa.Table:
+    """Columns of the days [start, end] from several tables, as of given versions (the newest where left out).
+
+    Parameters
+    ----------
+    columns : by table, the stored columns and what each is called in the result
+
+    Returns
+    -------
+    Table of date, instrument (sorted by both) and the columns in the order asked for; null where a table lacks a row
+    that another one has. Errors are those of ``TableStore.read``.
+    """
+    read = []
+    for table, chosen in columns.items():
+        version = (versions or {}).get(table)
+        rows = store.read(table, universe, start, end, instruments, [*KEYS, *chosen], version)
+        read.append(rows.rename_columns([*KEYS, *chosen.values()]))
+    return side_by_side(read)
+
+
+def side_by_side(tables: Sequence[pa.Table], matched: Sequence[pa.Table] = ()) -> pa.Table:
+    """Join tables of date and instrument, each sorted by both, on the rows of any of ``tables``.
+
+    Parameters
+    ----------
+    tables : at least one; their columns besides the keys have different names
+    matched : tables whose values are taken for these rows, and whose other rows are left out
+    """
+    first, *_ = tables
+    every = [*tables, *matched]
+    if all(t["date"].equals(first["date"]) and t["instrument"].equals(first["instrument"]) for t in every[1:]):
+        keys = {name: first[name] for name in KEYS}
+        return pa.table(keys | {name: column for t in every for name, column in _values(t).items()})
+    coded = [text_codes(t["instrument"]) for t in every]
+    names = sorted({name for _, texts in coded for name in texts})
+    rank = {name: at for at, name in enumerate(names)}
+    codes = []
+    for table, (rows, texts) in zip(every, coded, strict=True):
+        ranks = np.array([rank[text] for text in texts], np.int64)
+        codes.append(days(table["date"]).astype(np.int64) * len(names) + (ranks[rows] if len(rows) else 0))
+    wanted = np.unique(np.concatenate(codes[: len(tables)]))
+    joined = {
+        "date": pa.array((wanted // max(len(names), 1)).astype("M8[D]"), pa.date32()),
+        "instrument": pa.array(names, pa.string()).take(pa.array(wanted % max(len(names), 1))),
+    }
+    for table, code in zip(every, codes, strict=True):
+        at = np.searchsorted(code, wanted)
+        found = at < len(code)
+        found[found] = code[at[found]] == wanted[found]
+        rows = pa.array(at, pa.int64(), mask=~found)
+        joined |= {name: column.take(rows) for name, column in _values(table).items()}
+    return pa.table(joined)
+
+
+def _values(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return {name: table[name] for name in table.column_names if name not in KEYS}
