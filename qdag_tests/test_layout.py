@@ -17,8 +17,8 @@ PACKAGE = ROOT / "qdag"
 
 ORDER = (
     "errors", "text", "calendars", "engine", "schema", "features", "settings", "core", "store", "lineage", "sources",
-    "factors", "models", "quality", "assets", "operations", "alerts", "views", "defs", "server", "cli", "definitions",
-    "__main__",
+    "factors", "models", "quality", "assets", "operations", "alerts", "views", "defs", "server", "desk", "cli",
+    "definitions", "__main__",
 )  # fmt: skip
 """A room may import the rooms before it, and no other."""
 APART = {"alerts": {"views"}, "views": {"alerts"}, "server": {"defs", "alerts", "views"}, "definitions": {"cli"}}

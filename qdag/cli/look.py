@@ -1,7 +1,7 @@
 """Commands that look: what is stored, what is stale, the best factors, models, pools, the quality page."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,12 +20,7 @@ from qdag.cli.console import (
     universe_name,
     universe_names,
 )
-from qdag.schema import RAW_OHLCV
 from qdag.text import listed
-
-if TYPE_CHECKING:
-    from qdag.assets.platform import Platform
-    from qdag.operations.landing import Unread
 
 SHOWN_FINDINGS = 50
 """Differences of a Qlib directory that are named; more are counted."""
@@ -194,32 +189,13 @@ def report(
 
 def stale(universe: Universe = None, config: Config = None) -> None:
     """What would be computed differently now, and why; files that changed since they were read are looked at."""
-    import numpy as np
-
-    from qdag.operations.survey import survey
-
     platform = open_platform(config)
-    name = universe_name(platform.settings, universe)
-    rows = []
-    seen, files = survey(platform, name), unread_files(platform, name)
-    for asset, found in seen.stale.items():
-        days, why = found.sessions, found.reason()
-        if asset == RAW_OHLCV.name and files and len(files.sessions):
-            days, why = np.union1d(days, files.sessions), files.reason
-        ends = (str(days[0]), str(days[-1])) if len(days) else ("", "")
-        rows.append((asset, len(days), *ends, why))
-    show_table(screen(), ["asset", "sessions", "first", "last", "why"], rows)
-    for wait in seen.blocked:
-        typer.echo(str(wait))
+    from qdag.views.stale import HEADING, stale_lines
 
-
-def unread_files(platform: "Platform", name: str) -> "Unread | None":
-    """What the files of a universe hold that has not been read; None, with a line, where they cannot be looked at."""
-    from qdag.errors import SourceError
-    from qdag.operations.landing import unread
-
-    try:
-        return unread(platform, name)
-    except SourceError as error:
-        typer.echo(f"the files of {name} cannot be looked at: {error}")
-        return None
+    found = stale_lines(platform, universe_name(platform.settings, universe))
+    if found.files:
+        typer.echo(found.files)
+    rows = [[name, count, first or "", last or "", why] for name, count, first, last, why in found.lines]
+    show_table(screen(), HEADING, rows)
+    for wait in found.waiting:
+        typer.echo(wait)

@@ -18,14 +18,11 @@ from qdag.cli.console import (
     universe_name,
     universe_names,
 )
-from qdag.cli.look import unread_files
 from qdag.cli.outcome import run_assets
 from qdag.schema import RAW_OHLCV
 from qdag.text import duration, size
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from rich.console import Console
 
     from qdag.assets.platform import Platform
@@ -155,12 +152,15 @@ def refresh(universe: Universe = None, assets: Assets = None, config: Config = N
     """Read files that changed, and compute exactly what is stale, in the order of the chain. No model is trained."""
     from qdag.assets.chain import chain
     from qdag.operations.survey import survey
+    from qdag.views.stale import unread_files
 
     platform = open_platform(config)
     settings = platform.settings
     name = universe_name(settings, universe)
     shown, chosen = screen(), _assets(settings, assets)
-    files = unread_files(platform, name) if chosen is None or RAW_OHLCV.name in chosen else None
+    files, trouble = unread_files(platform, name) if chosen is None or RAW_OHLCV.name in chosen else (None, "")
+    if trouble:
+        typer.echo(trouble)
     if files and len(files.sessions):
         typer.echo(f"{RAW_OHLCV.name}: {files.reason}")
         start, end = files.sessions[0].item(), files.sessions[-1].item()
@@ -182,29 +182,17 @@ def refresh(universe: Universe = None, assets: Assets = None, config: Config = N
     )
 
 
-def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None, judge: bool = True) -> None:
-    """Run what can run until nothing is left; ``judge``: have the checks that others wait for judged again, once."""
-    from qdag.operations.survey import survey
+def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str] | None) -> None:
+    """Run what can run until nothing is left, and say what waits."""
+    from qdag.operations.refresh import bring_up_to_date
 
-    settings = platform.settings
-    asked: set[tuple[tuple[str, ...], date, date]] = set()
-    while (seen := survey(platform, name, chosen)).requests:
-        for request in seen.requests:
-            key = (request.assets, request.start, request.end)
-            if not _run_request(shown, settings, name, request).success or key in asked:
-                raise typer.Exit(FAILED)
-            asked.add(key)
-    if not seen.blocked:
-        return
-    for request in seen.judging if judge else ():
-        if not _run_request(shown, settings, name, request).success:
-            break
-    else:
-        if judge and seen.judging:
-            return _refresh(shown, platform, name, chosen, judge=False)
-    for wait in seen.blocked:
+    left = bring_up_to_date(
+        platform, name, lambda request: _run_request(shown, platform.settings, name, request).success, chosen
+    )
+    for wait in left.blocked:
         typer.echo(str(wait))
-    raise typer.Exit(FAILED)
+    if not left.done:
+        raise typer.Exit(FAILED)
 
 
 def _run_request(shown: "Console", settings: "Settings", universe: str, request: "Request") -> "Launched":

@@ -114,7 +114,7 @@ def pandas_frame(table: pa.Table, index: tuple[str, str] = ("datetime", "instrum
     if index[0] == "instrument":
         rows = np.lexsort(positions)
         levels, positions = levels[::-1], [position[rows] for position in positions[::-1]]
-    keys = pd.MultiIndex(levels=levels, codes=positions, names=index, verify_integrity=False)
+    keys = pd.MultiIndex(levels=levels, codes=positions, names=index, verify_integrity=False)  # type: ignore[arg-type]
     types = {table.schema.field(name).type for name in columns}
     if len(types) == 1 and pa.types.is_floating(next(iter(types))):
         block = np.empty((len(columns), table.num_rows), next(iter(types)).to_pandas_dtype())

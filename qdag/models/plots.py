@@ -22,7 +22,8 @@ def figures(model: "TrainedModel") -> dict[str, "Figure"]:
     }
 
 
-def _figure(title: str, width: float = 9, height: float = 4.5) -> "Figure":
+def blank_figure(title: str, width: float = 9, height: float = 4.5) -> "Figure":
+    """A figure with a title, without axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def _title(model: "TrainedModel", what: str) -> str:
 
 
 def _curves(model: "TrainedModel") -> "Figure":
-    figure = _figure(_title(model, "Loss by boosting round"))
+    figure = blank_figure(_title(model, "Loss by boosting round"))
     axes = figure.subplots()
     for name, values in model.curves.items():
         axes.plot(np.arange(1, len(values) + 1), values, label=name)
@@ -48,8 +49,13 @@ def _curves(model: "TrainedModel") -> "Figure":
 
 
 def _importance(model: "TrainedModel") -> "Figure":
-    top = model.importance.head(TOP_FEATURES).iloc[::-1]
-    figure = _figure(_title(model, "Feature importance"), height=1.5 + 0.22 * len(top))
+    return importance_figure(_title(model, "Feature importance"), model.importance)
+
+
+def importance_figure(title: str, importance: pd.DataFrame) -> "Figure":
+    """Gain and splits of the first features of a frame as of :func:`qdag.models.training.importance_of`."""
+    top = importance.head(TOP_FEATURES).iloc[::-1]
+    figure = blank_figure(title, height=1.5 + 0.22 * len(top))
     for axes, column in zip(figure.subplots(1, 2, sharey=True), ("gain", "split"), strict=True):
         axes.barh(top["feature"], top[column])
         axes.set(xlabel=column)
@@ -58,7 +64,7 @@ def _importance(model: "TrainedModel") -> "Figure":
 
 
 def _daily_ic(model: "TrainedModel") -> "Figure":
-    figure = _figure(_title(model, "Cumulative daily IC"))
+    figure = blank_figure(_title(model, "Cumulative daily IC"))
     axes = figure.subplots()
     for segment, days in model.daily.groupby("segment", sort=False):
         for column in ("ic", "rank_ic"):

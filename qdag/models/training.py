@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -162,13 +162,6 @@ def train(
             warnings.append(f"{segment}: {metrics[segment].reason}")
     for warning in warnings:
         log.warning("%s %s: %s", universe, training_date, warning)
-    importance = pd.DataFrame(
-        {
-            "feature": feature_names(features),
-            "gain": booster.feature_importance("gain"),
-            "split": booster.feature_importance("split"),
-        }
-    ).sort_values(["gain", "feature"], ascending=[False, True], ignore_index=True)
     return TrainedModel(
         universe=universe,
         training_date=training_date,
@@ -184,13 +177,20 @@ def train(
         best_iteration=booster.best_iteration,
         metrics=metrics,
         daily=pd.concat(daily, ignore_index=True)[["date", "segment", "ic", "rank_ic"]],
-        importance=importance,
+        importance=importance_of(booster, feature_names(features)),
         rows=rows,
         instruments=instruments,
         warnings=tuple(warnings),
         inputs=inputs,
         seconds=time.perf_counter() - began,
     )
+
+
+def importance_of(booster: "Booster", names: Sequence[str]) -> pd.DataFrame:
+    """Gain and number of splits of every feature of a model (feature, gain, split), by decreasing gain."""
+    found = {"feature": list(names), "gain": booster.feature_importance("gain")}
+    frame = pd.DataFrame({**found, "split": booster.feature_importance("split")})
+    return frame.sort_values(["gain", "feature"], ascending=[False, True], ignore_index=True)
 
 
 def _available(sessions: np.ndarray, stored: Mapping[str, np.ndarray], universe: str) -> np.ndarray:

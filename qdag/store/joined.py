@@ -41,32 +41,28 @@ def read_joined(
     return side_by_side(read)
 
 
-def side_by_side(tables: Sequence[pa.Table], matched: Sequence[pa.Table] = ()) -> pa.Table:
-    """Join tables of date and instrument, each sorted by both, on the rows of any of ``tables``.
+def side_by_side(tables: Sequence[pa.Table]) -> pa.Table:
+    """Join tables of date and instrument, each sorted by both, on the rows of any of them: null where one has none.
 
-    Parameters
-    ----------
-    tables : at least one; their columns besides the keys have different names
-    matched : tables whose values are taken for these rows, and whose other rows are left out
+    At least one table; their columns besides the keys have different names.
     """
-    first, *_ = tables
-    every = [*tables, *matched]
-    if all(t["date"].equals(first["date"]) and t["instrument"].equals(first["instrument"]) for t in every[1:]):
+    first, *others = tables
+    if all(t["date"].equals(first["date"]) and t["instrument"].equals(first["instrument"]) for t in others):
         keys = {name: first[name] for name in KEYS}
-        return pa.table(keys | {name: column for t in every for name, column in _values(t).items()})
-    coded = [text_codes(t["instrument"]) for t in every]
+        return pa.table(keys | {name: column for t in tables for name, column in _values(t).items()})
+    coded = [text_codes(t["instrument"]) for t in tables]
     names = sorted({name for _, texts in coded for name in texts})
     rank = {name: at for at, name in enumerate(names)}
     codes = []
-    for table, (rows, texts) in zip(every, coded, strict=True):
+    for table, (rows, texts) in zip(tables, coded, strict=True):
         ranks = np.array([rank[text] for text in texts], np.int64)
         codes.append(days(table["date"]).astype(np.int64) * len(names) + (ranks[rows] if len(rows) else 0))
-    wanted = np.unique(np.concatenate(codes[: len(tables)]))
+    wanted = np.unique(np.concatenate(codes))
     joined = {
         "date": pa.array((wanted // max(len(names), 1)).astype("M8[D]"), pa.date32()),
         "instrument": pa.array(names, pa.string()).take(pa.array(wanted % max(len(names), 1))),
     }
-    for table, code in zip(every, codes, strict=True):
+    for table, code in zip(tables, codes, strict=True):
         at = np.searchsorted(code, wanted)
         found = at < len(code)
         found[found] = code[at[found]] == wanted[found]

@@ -3,17 +3,20 @@
 Questions about versions belong here; the commits themselves are made in ``qdag.store.tables``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
-from qdag.errors import StoreError
+from qdag.errors import StoreError, unknown
 from qdag.store.tables import TableStore
 
 RUN, INPUT = "dagster_run_id", "input."
 """In a commit's provenance the run that wrote it, and before a table's name the version that was read of it."""
 CONTENT_OPERATIONS = ("WRITE", "RESTORE", "FSCK")
 """Operations that change rows."""
+SHOWN_RUNS = 10
+"""Runs that are named where another was asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,7 @@ def versions(store: TableStore, name: str, limit: int | None = None) -> list[Ver
             match=commit["match"],
             rows=commit["rows"],
             run=commit["provenance"].get(RUN),
-            inputs={
-                key.removeprefix(INPUT): int(value)
-                for key, value in commit["provenance"].items()
-                if key.startswith(INPUT) and value.isdigit()
-            },
+            inputs=_inputs(commit["provenance"]),
             provenance=commit["provenance"],
             readable=commit["version"] in readable,
         )
@@ -79,6 +78,83 @@ def readable_versions(store: TableStore, name: str, versions: Iterable[int]) -> 
     """Those of some versions whose files are all still there; by one reading of the log."""
     present = store.stored_files(name).keys()
     return {version for version, files in store.needed(name, versions) if present >= files}
+
+
+def check_readable(store: TableStore, name: str, version: int) -> None:
+    """StoreError, which names the nearest version that can be read, where files of a version are gone."""
+    newest = store.version(name)
+    known = readable_versions(store, name, range(0 if newest is None else newest + 1))
+    if version not in known:
+        near = min(known, key=lambda one: (abs(one - version), -one), default=None)
+        instead = "none can be read" if near is None else f"the nearest that can be read is {near}"
+        what = "was vacuumed" if newest is not None and 0 <= version <= newest else "never existed"
+        raise StoreError(f"version {version} of table {name!r} {what}; {instead} (`qdag data versions {name}`)")
+
+
+def versions_at(store: TableStore, moment: datetime) -> dict[str, int | None]:
+    """Version of every stored table that was the newest at a moment; None for one that was stored only after it."""
+    found = {}
+    for name in store.names():
+        earlier = (commit["version"] for commit in _commits(store, name) if commit["timestamp"] <= moment)
+        found[name] = next(earlier, None)
+    return found
+
+
+def versions_of_run(store: TableStore, run: str) -> dict[str, int | None]:
+    """Version of every stored table when a run had ended: of those it wrote its own, of those it read what it read, of
+    all others the newest at its last commit.
+
+    Parameters
+    ----------
+    run : a Dagster run's id, or the beginning of one run's alone
+
+    Raises
+    ------
+    UnknownNameError
+        No commit of any table is by such a run.
+    StoreError
+        Commits of several runs begin so.
+    """
+    commits = [(name, commit) for name in store.names() for commit in store.history(name)]
+    by_run = {commit["provenance"][RUN]: commit["timestamp"] for _, commit in commits if RUN in commit["provenance"]}
+    whose = [one for one in by_run if one.startswith(run)] if run else []
+    if not whose:
+        newest = sorted(by_run, key=by_run.__getitem__, reverse=True)
+        raise unknown("run", run, newest[:SHOWN_RUNS])
+    if len(whose) > 1:
+        raise StoreError(
+            f"{len(whose)} runs begin with {run!r}: {', '.join(sorted(whose)[:SHOWN_RUNS])}; give all of it"
+        )
+    own = [(name, commit) for name, commit in commits if commit["provenance"].get(RUN) == whose[0]]
+    found = versions_at(store, max(commit["timestamp"] for _, commit in own))
+    for _, commit in sorted(own, key=lambda one: one[1]["timestamp"]):
+        found |= _inputs(commit["provenance"])
+    for name, commit in sorted(own, key=lambda one: one[1]["version"]):
+        found[name] = commit["version"]
+    return found
+
+
+def _commits(store: TableStore, name: str) -> Iterator[dict[str, Any]]:
+    """Commits of a table, newest first; a long log is not read whole for the newest of them."""
+    newest = store.version(name)
+    if newest is None:
+        return
+    last, reach = newest, 32
+    while last >= 0:
+        # what was read before is read again: twice the log at most
+        some = [commit for commit in store.history(name, max(newest - reach, -1)) if commit["version"] <= last]
+        if not some:
+            return
+        yield from some
+        last, reach = some[-1]["version"] - 1, reach * 2
+
+
+def _inputs(provenance: dict[str, str]) -> dict[str, int]:
+    return {
+        key.removeprefix(INPUT): int(value)
+        for key, value in provenance.items()
+        if key.startswith(INPUT) and value.isdigit()
+    }
 
 
 def kept_versions(

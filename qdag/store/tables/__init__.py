@@ -89,6 +89,24 @@ class TableStore:
         view._location = Location(self.root, self.storage_options, files)
         return view
 
+    def at(self, versions: Mapping[str, int | None]) -> "TableStore":
+        """The same tables as of some versions, which are what its methods call the newest; None for a table that is as
+        if it were not stored. It is for reading: what would commit raises StoreError."""
+        view = TableStore(self.root, self.storage_options)
+        without, pinned = self._location.without, {**self._location.pinned, **versions}
+        view._location = Location(self.root, self.storage_options, without, pinned)
+        return view
+
+    def _writable(self) -> Location:
+        if self._location.pinned:
+            raise StoreError(f"tables below {self.root!r} as of earlier versions are for reading; write to the newest")
+        return self._location
+
+    @property
+    def pinned(self) -> Mapping[str, int | None]:
+        """The versions of :meth:`at`; none by default."""
+        return self._location.pinned
+
     def uri(self, name: str) -> str:
         """Path or URL of a table, stored or not; readable by any Delta Lake reader."""
         return self._location.uri(name)
@@ -155,7 +173,7 @@ class TableStore:
         if isinstance(data, pa.Table):
             check_schema(spec, data.schema)
         place = Place(universe, start, end, None if match is None else checked_match(spec, *match))
-        return replace(self._location, spec, place, data, provenance)
+        return replace(self._writable(), spec, place, data, provenance)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ class TableStore:
 
     def compact(self, name: str) -> None:
         """Merge small files of each partition; rows and older versions stay. StoreError: others were faster."""
-        upkeep.compact(self._location, name)
+        upkeep.compact(self._writable(), name)
 
     def restore(self, name: str, version: int, provenance: Mapping[str, str]) -> int:
         """Make the contents and columns of ``version`` the newest in a new commit; return that commit's version.
@@ -266,7 +284,7 @@ class TableStore:
         StoreError
             A version that never existed or whose files were vacuumed.
         """
-        return upkeep.restore(self._location, name, version, provenance)
+        return upkeep.restore(self._writable(), name, version, provenance)
 
     def vacuum(self, name: str, keep: Iterable[int] = (), dry_run: bool = False) -> list[str]:
         """Delete the files that neither the newest version nor those of ``keep`` need; returns their paths.
@@ -274,7 +292,7 @@ class TableStore:
         Versions left out of ``keep`` cannot be read afterwards, except where they share all files with one that stays.
         Files that no commit has mentioned are those of a write in progress or of one that died: they stay for a day.
         """
-        return upkeep.vacuum(self._location, name, keep, dry_run)
+        return upkeep.vacuum(self._writable(), name, keep, dry_run)
 
     def set_aside(self, name: str, paths: Iterable[str], provenance: Mapping[str, str]) -> int:
         """Take damaged files out of the newest version of the table; return the newest version.
@@ -282,12 +300,12 @@ class TableStore:
         They are moved to ``_damaged`` in the table's folder, out of every reader's sight; their rows are gone until
         they are written again.
         """
-        return upkeep.set_aside(self._location, name, paths, provenance)
+        return upkeep.set_aside(self._writable(), name, paths, provenance)
 
     def drop_lost_commits(self, name: str) -> int | None:
         """Take the commits out of the log that a torn one has made unreadable, itself included; return the newest
         version, None where no commit is left. Their files are kept in ``_damaged`` in the table's folder."""
-        return upkeep.drop_lost_commits(self._location, name)
+        return upkeep.drop_lost_commits(self._writable(), name)
 
     def checksums(self, name: str) -> dict[str, str]:
         """SHA-256 of data files by path, as they were when they were written: told by the commits that brought them,

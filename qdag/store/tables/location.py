@@ -31,6 +31,8 @@ class Location:
     root : folder or object store URL (``s3://bucket/prefix``); each table is one Delta table below it
     storage_options : credentials and endpoint of an object store, as ``deltalake`` takes them
     without : data files by table, as if they were not there: see ``TableStore.without``
+    pinned : versions by table that stand for the newest ones, None for a table that is not there: see
+        ``TableStore.at``
 
     Attributes
     ----------
@@ -43,12 +45,14 @@ class Location:
         root: str | Path,
         storage_options: Mapping[str, str] | None = None,
         without: Mapping[str, Collection[str]] | None = None,
+        pinned: Mapping[str, int | None] | None = None,
     ):
         text = str(root)
         self.remote = "://" in text
         self.root = text.rstrip("/") if self.remote else str(Path(text).expanduser().absolute())
         self.storage_options = dict(storage_options) if storage_options else None
         self.without = {name: frozenset(paths) for name, paths in (without or {}).items()}
+        self.pinned = dict(pinned or {})
         self._seen: dict[str, log.Newest] = {}
         self._opened: dict[str, tuple[log.Newest, DeltaTable]] = {}
         self._results: dict[tuple[Hashable, ...], Any] = {}
@@ -114,6 +118,8 @@ class Location:
 
     def exists(self, name: str) -> bool:
         """Whether a table was ever written."""
+        if name in self.pinned:
+            return self.pinned[name] is not None
         return (self.open(name) if self.remote else self._newest(name)) is not None
 
     def version(self, name: str) -> int | None:
@@ -141,6 +147,9 @@ class Location:
         """A table as of :meth:`table`, None where there is none. Below a folder the newest version is opened once;
         Delta never writes with it, so that it stays that version."""
         uri, newest = self.uri(name), None
+        if version is None and name in self.pinned:
+            version = self.pinned[name]
+            return None if version is None else self._pinned(name, version)
         if not self.remote:
             if (newest := self._newest(name)) is None:
                 return None
@@ -152,6 +161,12 @@ class Location:
             self._opened[name] = newest, table
         return table
 
+    def _pinned(self, name: str, version: int) -> "DeltaTable | None":
+        """A table as of its pinned version, which is opened once."""
+        if name not in self._opened and (table := self._load(name, self.uri(name), version)):
+            self._opened[name] = log.Newest(version, 0, 0), table
+        return self._opened[name][1] if name in self._opened else None
+
     def _newest(self, name: str) -> log.Newest | None:
         """The newest commit of a table in a folder; None where there is none."""
         found = log.newest(Path(self.uri(name)), self._seen.get(name))
@@ -160,6 +175,14 @@ class Location:
         else:
             self._seen[name] = found
         return found
+
+    def _newest_version(self, name: str) -> int | None:
+        """Number of the newest version, whatever is pinned."""
+        if self.remote:
+            table = self._load(name, self.uri(name), None)
+            return None if table is None else table.version()
+        newest = self._newest(name)
+        return None if newest is None else newest.version
 
     def _load(self, name: str, uri: str, version: int | None) -> "DeltaTable | None":
         from deltalake import DeltaTable
@@ -177,7 +200,7 @@ class Location:
         except (DeltaError, OSError) as error:
             if version is not None and (self.remote or version not in log.torn(Path(uri))):
                 raise StoreError(
-                    f"version {version} of table {name!r} cannot be opened (newest is {self.version(name)}); "
+                    f"version {version} of table {name!r} cannot be opened (newest is {self._newest_version(name)}); "
                     f"it never existed or was vacuumed: {str(error).partition(chr(10))[0]}"
                 ) from error
             # an empty log: another process is about to write its first commit
