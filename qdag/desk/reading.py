@@ -1,21 +1,19 @@
 """Rows of instruments from a desk: bars, features, labels, predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qdag.desk.days import Day
-from qdag.desk.names import Names
+from qdag.desk.names import Asked, Names
 from qdag.errors import QdagError, unknown
 from qdag.schema import ENGINE_FIELDS, FIELDS, LABELS, PREDICTIONS, RAW_OHLCV
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from qdag.assets.platform import Platform
-    from qdag.desk.rows import Rows
     from qdag.desk.shapes import As, Layout
     from qdag.settings import Settings
 
@@ -129,14 +127,10 @@ class Reading:
             if field not in known:
                 raise unknown("adjusted field" if adjusted else "raw field", field, known)
         if adjusted:
-            expressions = {field: f"${field}" for field in chosen}
-            return self.features(
-                universe, expressions, start, end, instruments=instruments, pool=pool, version=version, as_=as_,
-                layout=layout,
-            )  # type: ignore[call-overload]  # fmt: skip
-        return self._stored(
-            universe, RAW_OHLCV.name, chosen, start, end, instruments, pool, version, as_, layout
-        )  # fmt: skip
+            asked = Asked(list(chosen), expressions={field: f"${field}" for field in chosen})
+        else:
+            asked = Asked(list(chosen), stored={RAW_OHLCV.name: {field: field for field in chosen}})
+        return self._rows(universe, lambda _: asked, start, end, instruments, pool, version, as_, layout)
 
     # -- features ------------------------------------------------------------------------------------------------------
 
@@ -200,17 +194,11 @@ class Reading:
         ExpressionError
             Text that is no expression, or one that looks into the future; it shows the place.
         """
-        from qdag.desk.rows import asked_columns, features, rows_asked
-        from qdag.desk.shapes import check_shape, shaped
+        from qdag.desk.rows import asked_columns
 
-        check_shape(as_, layout)
-        rows = rows_asked(self.platform, universe, start, end, instruments, pool)
-        asked = asked_columns(self.platform, names)
-        tables = [*asked.stored, *([RAW_OHLCV.name] if asked.expressions else [])]
-        platform = self._at(version, tables)
-        if version is not None:
-            asked = asked_columns(platform, names)
-        return shaped(features(platform, rows, asked), as_, layout)
+        return self._rows(
+            universe, lambda at: asked_columns(at, names), start, end, instruments, pool, version, as_, layout
+        )
 
     # -- labels and predictions ----------------------------------------------------------------------------------------
 
@@ -272,7 +260,8 @@ class Reading:
             if horizon not in known:
                 raise unknown("horizon", str(horizon), map(str, known))
         columns = [f"label_{horizon}" for horizon in chosen]
-        return self._stored(universe, LABELS, columns, start, end, instruments, pool, version, as_, layout)
+        asked = Asked(columns, stored={LABELS: {column: column for column in columns}})
+        return self._rows(universe, lambda _: asked, start, end, instruments, pool, version, as_, layout)
 
     @overload
     def predictions(
@@ -319,16 +308,16 @@ class Reading:
         score (float64, higher is better), model (name/version) and trained_on (its training date, before the session);
         a panel has the score alone. See :class:`Reading` for shapes, missing values, the parameters and errors.
         """
-        columns = PREDICTIONS.values
-        return self._stored(universe, PREDICTIONS.name, columns, start, end, instruments, pool, version, as_, layout)
+        columns = {column: column for column in PREDICTIONS.values}
+        asked = Asked(list(columns), stored={PREDICTIONS.name: columns})
+        return self._rows(universe, lambda _: asked, start, end, instruments, pool, version, as_, layout)
 
     # -- one mechanism -------------------------------------------------------------------------------------------------
 
-    def _stored(
+    def _rows(
         self,
         universe: str,
-        table: str,
-        columns: Sequence[str],
+        meant: "Callable[[Platform], Asked]",
         start: Day | None,
         end: Day | None,
         instruments: Instruments | None,
@@ -337,22 +326,24 @@ class Reading:
         as_: "As",
         layout: "Layout",
     ) -> Any:
-        from qdag.desk.rows import rows_asked, stored
+        """Stored and computed columns; ``meant`` says which, on the tables of a platform."""
+        from qdag.desk.rows import features, rows_asked
         from qdag.desk.shapes import check_shape, shaped
 
         check_shape(as_, layout)
-        rows: Rows = rows_asked(self.platform, universe, start, end, instruments, pool)
-        platform = self._at(version, [table])
-        found: pa.Table = stored(platform, rows, {table: {column: column for column in columns}})
-        return shaped(found, as_, layout)
+        platform = self.platform
+        rows = rows_asked(platform, universe, start, end, instruments, pool)
+        asked = meant(platform)
+        if version is not None:
+            platform = self._at(version, [*asked.stored, *([RAW_OHLCV.name] if asked.expressions else [])])
+            asked = meant(platform)
+        return shaped(features(platform, rows, asked), as_, layout)
 
-    def _at(self, version: Version | None, tables: Sequence[str]) -> "Platform":
-        """The platform with tables as of versions."""
+    def _at(self, version: Version, tables: Sequence[str]) -> "Platform":
+        """The platform with tables as of versions; a number is of the one table that is read."""
         from qdag.store.versions import check_readable
 
         platform = self.platform
-        if version is None:
-            return platform
         if isinstance(version, int):
             if len(tables) != 1:
                 raise QdagError(

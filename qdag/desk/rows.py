@@ -92,11 +92,11 @@ def stored(platform: "Platform", rows: Rows, columns: Mapping[str, Mapping[str, 
         A version that was vacuumed.
     """
     readable(platform, columns)
-    for table in columns:
+    found = read_joined(platform.store, rows.universe, columns, rows.start, rows.end, rows.instruments)
+    for table in columns if not found.num_rows else ():
         if not len(within(platform.stored(table, rows.universe), rows.start, rows.end)):
             raise nothing(platform, table, rows)
-    table = read_joined(platform.store, rows.universe, columns, rows.start, rows.end, rows.instruments)
-    return _members(table, rows.pool)
+    return _members(found, rows.pool)
 
 
 def computed(platform: "Platform", rows: Rows, expressions: Mapping[str, str]) -> pa.Table:

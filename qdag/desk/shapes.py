@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from qdag.errors import QdagError, install_command, unknown
 from qdag.store.arrow import days, text_codes
-from qdag.store.matrices import table_matrix
 
 if TYPE_CHECKING:
     from qdag.engine.panel import Panel
@@ -80,6 +79,7 @@ def _polars() -> Any:
 
 def _panel(table: pa.Table) -> "Panel":
     from qdag.engine.panel import Panel
+    from qdag.store.matrices import table_matrix
 
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
     instruments = tuple(sorted(text_codes(table["instrument"])[1]))

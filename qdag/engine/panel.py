@@ -7,8 +7,11 @@ import numpy as np
 
 from qdag.errors import PanelError, unknown
 
+SHOWN_FIELDS = 8
+"""Fields that a panel names where it shows itself."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Panel:
     """Series of many instruments on the same sessions.
 
@@ -79,6 +82,11 @@ class Panel:
         object.__setattr__(self, "fields", arrays)
         object.__setattr__(self, "first", np.asarray(first, np.int64))
         object.__setattr__(self, "last", np.asarray(last, np.int64))
+
+    def __repr__(self) -> str:
+        span = f", {self.sessions[0]} to {self.sessions[-1]}" if len(self.sessions) else ""
+        names = ", ".join(list(self.fields)[:SHOWN_FIELDS]) + (", ..." if len(self.fields) > SHOWN_FIELDS else "")
+        return f"Panel({len(self.instruments)} instruments x {len(self.sessions)} sessions{span}; {names})"
 
     @property
     def shape(self) -> tuple[int, int]:

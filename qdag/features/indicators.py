@@ -24,12 +24,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qdag.engine.panel import Panel
 from qdag.errors import PanelError
+
+if TYPE_CHECKING:
+    from qdag.engine.panel import Panel
 
 FIELDS = ("high", "low", "close", "volume", "vwap")
 WARMUP_HALVES = 3
@@ -59,7 +61,7 @@ def history_start(day: date) -> date:
 
 
 def compute_indicators(
-    panel: Panel, names: Sequence[str], *, start: int = 0, threads: int = 2
+    panel: "Panel", names: Sequence[str], *, start: int = 0, threads: int = 2
 ) -> dict[str, np.ndarray]:
     """Compute indicators.
 
@@ -109,7 +111,7 @@ def compute_indicators(
     return dict(zip(names, out, strict=True))
 
 
-def reach_back(panel: Panel, start: int) -> np.ndarray:
+def reach_back(panel: "Panel", start: int) -> np.ndarray:
     """Instruments of which a panel holds too few bars for the sessions from ``start`` on: bool, shape (I,). Those of
     them that were listed before the panel begins are needed from the listing on."""
     _check_start(panel, start)
@@ -120,7 +122,7 @@ def reach_back(panel: Panel, start: int) -> np.ndarray:
     return found
 
 
-def _check_start(panel: Panel, start: int) -> None:
+def _check_start(panel: "Panel", start: int) -> None:
     width = panel.shape[1]
     if not 0 <= start <= width:
         raise PanelError(f"start {start} is outside the panel's {width} sessions; give 0..{width}")

@@ -16,6 +16,7 @@ from qdag.schema import LABELS
 from qdag.store.arrow import days, text_codes
 from qdag.store.joined import KEYS as ROW
 from qdag.store.joined import read_joined
+from qdag.store.threads import map_threads
 
 if TYPE_CHECKING:
     from qdag.store.tables import TableStore
@@ -118,13 +119,14 @@ def pandas_frame(table: pa.Table, index: tuple[str, str] = ("datetime", "instrum
     types = {table.schema.field(name).type for name in columns}
     if len(types) == 1 and pa.types.is_floating(next(iter(types))):
         block = np.empty((len(columns), table.num_rows), next(iter(types)).to_pandas_dtype())
-        for values, name in zip(block, columns, strict=True):
-            at = 0
-            for chunk in table[name].chunks:
-                values[at : at + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
-                at += len(chunk)
+
+        def fill(at: int) -> None:
+            # nulls come out of Arrow as NaN
+            block[at] = table[columns[at]].to_numpy()
+
+        list(map_threads(fill, range(len(columns))))
         return pd.DataFrame((block if rows is None else block[:, rows]).T, keys, pd.Index(columns), copy=False)
-    frame = table.select(columns).to_pandas()
+    frame = table.select(columns).to_pandas(date_as_object=False)
     frame = frame if rows is None else frame.iloc[rows]
     frame.index = keys
     return frame

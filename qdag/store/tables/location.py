@@ -3,6 +3,7 @@
 What the rows of a table are, and how they get there, does not belong here.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
@@ -262,7 +263,8 @@ class Location:
         key = (name, newest, question)
         if key not in self._results:
             result = find()
-            if result.nbytes > REMEMBERED_BYTES:
+            # counting the bytes of many columns in many chunks takes long, and a cell has four at least
+            if 4 * math.prod(result.shape) > REMEMBERED_BYTES or result.nbytes > REMEMBERED_BYTES:
                 return result
             while len(self._results) >= REMEMBERED:
                 self._results.pop(next(iter(self._results)), None)

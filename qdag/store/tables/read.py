@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.errors import StoreError, UnknownNameError, unknown
-from qdag.store.arrow import ascends, days, with_plain_types
+from qdag.store.arrow import ascends, days, plain_type, with_plain_types
 from qdag.store.tables.columns import LAYOUT, column_names, key_names
 from qdag.store.tables.commit import added_files
 from qdag.store.tables.conflicts import LostFile
@@ -80,11 +80,20 @@ def _read(
         month = pads.get_partition_keys(fragment.partition_expression)[LAYOUT.name]
         months.setdefault(month, []).append(fragment)
 
+    fields = [dataset.schema.field(name) for name in needed]
+    schema = pa.schema([field.with_type(plain_type(field.type)).remove_metadata() for field in fields])
+    picky = instruments is not None or match is not None
+
     # a few months at a time: mostly in order already, and what is not is sorted in small parts
     def ordered(some: Sequence[str]) -> pa.Table:
-        fragments = [fragment for month in some for fragment in months[month]]
-        files = pads.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-        part = with_plain_types(files.to_table(needed, condition, fragment_scan_options=_whole_pages()))
+        whole = [f for month in some if not picky and _inside(month, start, end) for f in months[month]]
+        partly = [f for month in some if picky or not _inside(month, start, end) for f in months[month]]
+        found = [_whole_file(dataset.filesystem, fragment.path, schema, universe) for fragment in whole]
+        if partly:
+            files = pads.FileSystemDataset(partly, dataset.schema, dataset.format, dataset.filesystem)
+            some_rows = files.to_table(needed, condition, fragment_scan_options=_whole_pages())
+            found.append(_as_schema(some_rows, schema))
+        part = pa.concat_tables(found)
         return part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
     step, every = max(1, COLUMN_MONTHS // len(needed)), sorted(months)
@@ -98,6 +107,33 @@ def _read(
     if not parts:
         parts = [with_plain_types(dataset.schema.empty_table().select(needed))]
     return pa.concat_tables(parts).select(wanted).replace_schema_metadata(None)
+
+
+def _inside(month: str, start: date | None, end: date | None) -> bool:
+    """Whether all rows of a partition lie between two days, by its name alone: in a table of months or of years."""
+    after = start is None or month > month_of(as_day(start), yearly=False)
+    return after and (end is None or month < month_of(as_day(end), yearly=True))
+
+
+def _whole_file(folder: "FileSystem", path: str, schema: pa.Schema, universe: str) -> pa.Table:
+    """Columns of a data file with all its rows, null where it is older than a column: for wide tables in half the time
+    that a scan takes, which looks at each column of each file for rows to leave out."""
+    import pyarrow.parquet as pq
+
+    with folder.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        held = set(parquet.schema_arrow.names)
+        found = parquet.read([n for n in schema.names if n in held], use_threads=False)
+    for field in schema:
+        if field.name not in held:
+            known = pa.scalar(universe if field.name == "universe" else None, field.type)
+            found = found.append_column(field, pa.repeat(known, parquet.metadata.num_rows))
+    found = found.select(schema.names).replace_schema_metadata(None)
+    return _as_schema(found, schema)
+
+
+def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table if table.schema.equals(schema) else with_plain_types(table).cast(schema)
 
 
 def _scan(
