@@ -23,29 +23,24 @@ def versions(
 ) -> None:
     """What each version of a table is: when, which run, which sessions, how many rows, from which inputs."""
     platform = stored_platform(config)
-    from qdag.operations.upkeep import check_tables, protected_versions
-    from qdag.store.versions import versions as table_versions
+    from qdag.views.versions import table_versions
 
-    check_tables(platform, [table])
-    protected = protected_versions(platform.settings).get(table, set())
+    found = table_versions(platform, table, limit).astype(object)
     rows = []
-    for v in table_versions(platform.store, table, limit):
-        notes = [f"of version {v.provenance['restored_version']}"] if "restored_version" in v.provenance else []
-        notes += ["read by a model"] if v.version in protected else []
-        notes += [v.provenance["reason"]] if "reason" in v.provenance else []
-        notes += [] if v.readable else ["files gone"]
+    for v in found.where(found.notna(), None).to_dict("records"):
+        replaced = [f"{v['start']:%Y-%m-%d} .. {v['end']:%Y-%m-%d}"] if v["start"] else []
         rows.append(
             [
-                v.version,
-                f"{v.time:%Y-%m-%d %H:%M:%S}",
-                v.operation,
-                v.universe or "",
-                (f"{v.start} .. {v.end}" if v.start else "") + (f" {v.match}" if v.match else ""),
-                "" if v.rows is None else f"{v.rows:,}",
-                (v.run or "")[:8],
-                v.provenance.get("definition_version", ""),
-                ", ".join(f"{name} {version}" for name, version in sorted(v.inputs.items())),
-                ", ".join(notes),
+                v["version"],
+                f"{v['time']:%Y-%m-%d %H:%M:%S}",
+                v["operation"],
+                v["universe"],
+                " ".join([*replaced, *([v["match"]] if v["match"] else [])]),
+                "" if v["rows"] is None else f"{v['rows']:,}",
+                v["run"][:8],
+                v["definition"],
+                v["inputs"],
+                v["note"],
             ]
         )
     heading = ["version", "time (UTC)", "operation", "universe", "sessions replaced", "rows", "run", "definition"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from qdag.errors import MissingDataError, QdagError, UnknownNameError, unknown
 from qdag.features.catalogue import feature_sets
+from qdag.schema import ROW
 from qdag.settings import Settings
-from qdag.store.joined import KEYS
 
 Names = str | Sequence[str] | Mapping[str, str]
 """One name, several, or names by the columns that they become."""
@@ -73,7 +73,7 @@ def asked_for(settings: Settings, names: Names, columns_of: Callable[[str], Sequ
 def _add(asked: Asked, called: str, what: tuple[str, str] | str) -> None:
     if called in asked.columns:
         raise QdagError(f"two columns would be called {called!r}; name them, as in {{'mine': {called!r}}}")
-    if called in KEYS:
+    if called in ROW:
         raise QdagError(f"a column cannot be called {called!r}, which identifies a row; choose another name")
     if isinstance(what, str):
         asked.expressions[called] = what

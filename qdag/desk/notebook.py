@@ -36,6 +36,6 @@ def table_html(heading: str, rows: Iterable[tuple[str, Any]]) -> str:
 
 def desk_html(heading: str, universes: "pd.DataFrame", versions: "pd.DataFrame") -> str:
     """What a data home holds: its universes, and the newest version of every table."""
-    shown = versions[["version", "time", "universe", "start", "end", "rows"]] if len(versions) else versions
+    shown = versions.set_index("table")[["version", "time", "universe", "start", "end", "rows"]]
     frames = universes.T.to_html(notebook=True), shown.to_html(notebook=True, max_rows=40)
     return f"<b>{escape(heading)}</b>" + "".join(frames)

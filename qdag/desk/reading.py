@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
 from qdag.desk.days import Day
 from qdag.desk.names import Asked, Names
 from qdag.errors import QdagError, unknown
@@ -255,7 +257,7 @@ class Reading:
         other parameters and errors.
         """
         known = self.settings.horizons
-        chosen = known if horizons is None else (horizons,) if isinstance(horizons, int) else tuple(horizons)
+        chosen = known if horizons is None else tuple(np.atleast_1d(horizons).tolist())
         for horizon in chosen:
             if horizon not in known:
                 raise unknown("horizon", str(horizon), map(str, known))
@@ -344,7 +346,7 @@ class Reading:
         from qdag.store.versions import check_readable
 
         platform = self.platform
-        if isinstance(version, int):
+        if not isinstance(version, Mapping):
             if len(tables) != 1:
                 raise QdagError(
                     f"version {version} is of one table, and {', '.join(tables)} are read; give versions by table, "
@@ -356,7 +358,8 @@ class Reading:
             if not stored.exists(table):
                 raise unknown("table", table, stored.names())
             check_readable(stored, table, number)
-        return replace(platform, store=platform.store.at(version))
+        numbers = {table: int(number) for table, number in version.items()}
+        return replace(platform, store=platform.store.at(numbers))
 
 
 def _listed(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from qdag.core.pools import ALL, Pool
 from qdag.desk.days import Day, span, within
 from qdag.desk.names import Asked, Names, asked_for
 from qdag.errors import MissingDataError, QdagError, SessionError, unknown
-from qdag.schema import RAW_OHLCV
+from qdag.schema import RAW_OHLCV, ROW
 from qdag.store.arrow import days, text_codes
-from qdag.store.joined import KEYS, read_joined, side_by_side
+from qdag.store.joined import read_joined, side_by_side
 from qdag.store.versions import check_readable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def asked_columns(platform: "Platform", names: Names) -> Asked:
     def columns_of(table: str) -> list[str] | None:
         if not platform.store.exists(table):
             return None
-        return [name for name in platform.store.columns(table) if name not in ("universe", *KEYS)]
+        return [name for name in platform.store.columns(table) if name not in ("universe", *ROW)]
 
     return asked_for(platform.settings, names, columns_of)
 
@@ -76,7 +76,7 @@ def features(platform: "Platform", rows: Rows, asked: Asked) -> pa.Table:
     found = [stored(platform, rows, asked.stored)] if asked.stored else []
     if asked.expressions:
         found.append(computed(platform, rows, asked.expressions))
-    return side_by_side(found).select([*KEYS, *asked.columns])
+    return side_by_side(found).select([*ROW, *asked.columns])
 
 
 def stored(platform: "Platform", rows: Rows, columns: Mapping[str, Mapping[str, str]]) -> pa.Table:

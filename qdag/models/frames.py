@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from qdag.errors import MissingDataError, unknown
 from qdag.features.catalogue import CUSTOM, feature_sets
-from qdag.schema import LABELS
+from qdag.schema import LABELS, ROW
 from qdag.store.arrow import days, text_codes
-from qdag.store.joined import KEYS as ROW
 from qdag.store.joined import read_joined
 from qdag.store.threads import map_threads
 

@@ -1,7 +1,7 @@
 """Columns, dtypes, units and keys of every table. Quality rules are data derived from these; no I/O belongs here."""
 
 from qdag.schema.bookkeeping import BOOKKEEPING, CONTRADICTIONS, DELIVERIES, LINEAGE
-from qdag.schema.columns import DATE, DTYPES, INSTRUMENT, UNIVERSE, Column, TableSpec
+from qdag.schema.columns import DATE, DTYPES, INSTRUMENT, ROW, UNIVERSE, Column, TableSpec
 from qdag.schema.market import ENGINE_FIELDS, FIELDS, FINDINGS, INDUSTRY, QLIB_BIN, QUARANTINE, RAW_OHLCV
 from qdag.schema.results import FACTOR_METRICS, LABELS, PREDICTIONS, feature_table, labels_table
 
@@ -29,6 +29,7 @@ __all__ = [
     "QUARANTINE",
     "RAW_OHLCV",
     "RESERVED_COLUMNS",
+    "ROW",
     "TABLES",
     "UNIVERSE",
     "Column",

@@ -64,3 +64,5 @@ class TableSpec:
 UNIVERSE = Column("universe", "string", "universe of the settings that the row belongs to", nullable=False)
 DATE = Column("date", "date32", "trading session", nullable=False)
 INSTRUMENT = Column("instrument", "string", "listed security in Qlib's spelling", nullable=False)
+ROW = (DATE.name, INSTRUMENT.name)
+"""What identifies a row of an instrument within a universe."""

@@ -6,11 +6,9 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
+from qdag.schema import ROW
 from qdag.store.arrow import days, text_codes
 from qdag.store.tables import TableStore
-
-KEYS = ("date", "instrument")
-"""What identifies a row within a universe."""
 
 
 def read_joined(
@@ -36,8 +34,8 @@ def read_joined(
     read = []
     for table, chosen in columns.items():
         version = (versions or {}).get(table)
-        rows = store.read(table, universe, start, end, instruments, [*KEYS, *chosen], version)
-        read.append(rows.rename_columns([*KEYS, *chosen.values()]))
+        rows = store.read(table, universe, start, end, instruments, [*ROW, *chosen], version)
+        read.append(rows.rename_columns([*ROW, *chosen.values()]))
     return side_by_side(read)
 
 
@@ -48,7 +46,7 @@ def side_by_side(tables: Sequence[pa.Table]) -> pa.Table:
     """
     first, *others = tables
     if all(t["date"].equals(first["date"]) and t["instrument"].equals(first["instrument"]) for t in others):
-        keys = {name: first[name] for name in KEYS}
+        keys = {name: first[name] for name in ROW}
         return pa.table(keys | {name: column for t in tables for name, column in _values(t).items()})
     coded = [text_codes(t["instrument"]) for t in tables]
     names = sorted({name for _, texts in coded for name in texts})
@@ -72,4 +70,4 @@ def side_by_side(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _values(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: table[name] for name in table.column_names if name not in KEYS}
+    return {name: table[name] for name in table.column_names if name not in ROW}
