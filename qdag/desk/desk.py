@@ -50,9 +50,11 @@ class Desk(Reading):
     # -- what there is -------------------------------------------------------------------------------------------------
 
     def universes(self) -> "pd.DataFrame":
-        """Universes by name: their calendar, region, source, first and last day (NaT: open), pools, and of the stored
-        bars the number of instruments and of sessions, and the first and last session (NaT where nothing is stored)."""
+        """Universes by name: calendar, region, source, first and last day (NaT: open), pools, and of the published
+        bars the number of instruments, and of the stored ones that of sessions, the first and the last (NaT: none)."""
         import pandas as pd
+
+        from qdag.store.qlib.reader import read_instruments
 
         rows = {}
         for name, spec in self.settings.universes.items():
@@ -64,7 +66,7 @@ class Desk(Reading):
                 "start": pd.Timestamp(spec.start),
                 "end": pd.Timestamp(spec.end) if spec.end else pd.NaT,
                 "pools": ", ".join(["all", *spec.pools]),
-                "instruments": len(self.instruments(name)) if len(sessions) else 0,
+                "instruments": len(read_instruments(self.settings.provider(name))),
                 "sessions": len(sessions),
                 "first": pd.Timestamp(sessions[0]) if len(sessions) else pd.NaT,
                 "last": pd.Timestamp(sessions[-1]) if len(sessions) else pd.NaT,

@@ -12,6 +12,7 @@ from qdag.core.pools import ALL
 from qdag.errors import MissingDataError, SessionError, UnknownNameError, unknown
 from qdag.schema import BOOKKEEPING, FACTOR_METRICS, RAW_OHLCV
 from qdag.settings import Settings
+from qdag.store.versions import check_readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,12 +39,16 @@ def look(
         It holds nothing for the universe and the days.
     SessionError
         The days are reversed.
+    StoreError
+        The version never existed or was vacuumed.
     """
     store = platform.store
     if start is not None and end is not None and end < start:
         raise SessionError(f"start {start} is after end {end}; give the earlier day first")
     if not store.exists(table):
         raise _not_stored(platform.settings, table, store.names())
+    if version is not None:
+        check_readable(store, table, version)
     if start is None:
         sessions = store.sessions(table, universe, version)
         sessions = sessions[sessions <= np.datetime64(end)] if end else sessions
