@@ -1,6 +1,8 @@
 """Runs from a desk: recorded by Dagster in the data home, as those of the command."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -29,14 +31,28 @@ def run(
     QdagError: a run failed, with its errors.
     """
     from qdag.defs.launch import launch
-    from qdag.server.home import prepare
 
-    prepare(settings)
-    outcome = launch(settings, universe, start, end, None if assets is None else list(assets), months)
+    with _made_of(settings):
+        outcome = launch(settings, universe, start, end, None if assets is None else list(assets), months)
     if not outcome.success:
         failed = [f"{c.asset} / {c.check}: {c.description}" for c in outcome.checks if not c.passed]
         raise QdagError(f"run {', '.join(outcome.runs)} failed: " + "; ".join(outcome.errors or failed))
     return outcome
+
+
+@contextmanager
+def _made_of(settings: "Settings") -> Iterator[None]:
+    """This process as one of the data home; afterwards its variables are as before, so that another can be opened."""
+    from qdag.server.home import prepare
+
+    before = dict(os.environ)
+    try:
+        prepare(settings)
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def refresh(platform: "Platform", universe: str, assets: Sequence[str] | None) -> "list[Launched]":

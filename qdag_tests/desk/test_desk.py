@@ -18,7 +18,7 @@ from qdag import schema
 from qdag.errors import MissingDataError, QdagError, SettingsError, StoreError, UnknownNameError
 from qdag.store.versions import expire
 from qdag_tests import stages
-from qdag_tests.desk.conftest import END, RUN, START
+from qdag_tests.desk.conftest import END, RUN, START, TOML
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = date(2012, 6, 1)
@@ -144,6 +144,9 @@ def test_a_version_is_read_as_it_was(desk):
 def test_a_run_that_fails_raises(folder, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'alpha158'"):
         qdag.open(folder).materialize("sample", "alpha159")
+    (tmp_path / "qdag.toml").write_text(TOML)
+    with pytest.raises(QdagError, match=r"run [\w-]+ failed: alpha158: .*materialize raw_ohlcv and qlib_bin"):
+        qdag.open(tmp_path).materialize("sample", "alpha158", "2012-12-31", "2012-12-31")
     (tmp_path / "qdag.toml").write_text("hoem = 'x'")
     with pytest.raises(SettingsError, match="home"):
         qdag.open(tmp_path)

@@ -98,6 +98,17 @@ def test_a_row_that_one_table_lacks_is_missing_in_its_columns():
     assert side_by_side([left.slice(0, 0), right.slice(0, 0)]).num_rows == 0
 
 
+@pytest.mark.parametrize("as_", ["pandas", "polars", "arrow", "numpy"])
+def test_no_row_is_a_frame_without_rows(desk, as_):
+    """FB is not listed yet, and nobody is asked for."""
+    for instruments in ("FB", []):
+        found = desk.features(
+            "sample", ["KMID", "CSRank($close)"], "2012-04", "2012-04", instruments=instruments, as_=as_
+        )
+        assert found.shape[0] == 0
+        assert desk.features("sample", "$close", "2012-04", "2012-04", instruments=instruments, as_=as_).shape[0] == 0
+
+
 def test_columns_of_the_same_name_are_told_apart(desk):
     frame = desk.features("sample", ["alpha158", "basic_statistics"], "2012-12-31", as_="arrow")
     assert {"alpha158.CORR10", "basic_statistics.CORR10"} <= set(frame.column_names)
