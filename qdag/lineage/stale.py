@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qdag.lineage.bars import reconcile
-from qdag.lineage.changes import changes
+from qdag.lineage.changes import Changes, changes
 from qdag.lineage.definition import shared_part
 from qdag.lineage.records import RAW, Records, as_recorded, nodes
 from qdag.schema import LINEAGE
@@ -46,7 +46,8 @@ class Stale:
     missing : never computed
     code : its definition changed
     data : what it reads changed
-    rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands
+    rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands; or nothing
+        tells from what it was computed
     """
 
     asset: str
@@ -88,6 +89,7 @@ class Lineage:
     sessions: np.ndarray
     calendar: np.ndarray
     _records: dict[str, Records] = field(default_factory=dict, repr=False)
+    _logs: dict[str, Changes] = field(default_factory=dict, repr=False)
 
     def records(self, asset: str) -> Records:
         """What is recorded of an asset; of raw_ohlcv, what its rows are now."""
@@ -123,28 +125,34 @@ class Lineage:
         """Compare every asset of a chain, given in order, with what it would record now.
 
         Expected are the sessions from the first to the last one that raw_ohlcv holds, those on which nobody has a row
-        included, as in the Qlib directory, and those that the asset has a record of. ``stop``: as if the calendar ended
-        before this position of ``sessions``.
+        included, as in the Qlib directory, those that the asset has a record of, and those of which its table, or one
+        that is made from it, holds rows all the same. ``stop``: as if the calendar ended before this position of
+        ``sessions``.
         """
         stop = len(self.sessions) if stop is None else stop
         sessions = self.sessions[:stop]
         raw = self.records(RAW)
         known = raw.known[:stop]
         between = np.maximum.accumulate(known) & np.maximum.accumulate(known[::-1])[::-1]
+        loose = {asset: self._loose(asset, between | self.records(asset).known[:stop]) for asset in chain}
+        asked = {asset: between | rows for asset, rows in loose.items()}
+        for asset, reads in reversed(list(chain.items())):
+            asked |= {read.asset: asked[read.asset] | asked[asset] for read in reads if read.asset in asked}
         expected_nodes = {RAW: raw.nodes()[:stop]}
         found = {}
         for asset, reads in chain.items():
             records = self.records(asset)
             recorded, texts = records.known[:stop], records.definitions[:stop]
             inputs = window_digests((raw.memory[:stop] if r.memory else expected_nodes[r.asset], r) for r in reads)
-            expected = between | recorded
+            expected = asked[asset] | recorded
             salt = np.full(len(inputs), shared_part(definitions[asset]), object)
             expected_nodes[asset] = nodes(inputs, salt, expected)
-            rows = recorded & ~records.intact[:stop]
+            rows = loose[asset] | (recorded & ~records.intact[:stop])
             code = recorded & ~rows & (texts != definitions[asset])
             data = recorded & ~rows & ~code & (records.inputs[:stop] != inputs)
+            missing = expected & ~recorded & ~rows
             found[asset] = Stale(
-                asset, sessions[expected & ~recorded], code=sessions[code], data=sessions[data], rows=sessions[rows]
+                asset, sessions[missing], code=sessions[code], data=sessions[data], rows=sessions[rows]
             )
         return found
 
@@ -177,6 +185,25 @@ class Lineage:
             records.intact[where] = self._intact(asset, where, columns["versions"][mine], commits[mine])
             self._records[asset] = records
 
+    def _log(self, asset: str) -> Changes:
+        """What the log of an asset's table says, read once."""
+        if asset not in self._logs:
+            self._logs[asset] = changes(self.store, asset)
+        return self._logs[asset]
+
+    def _loose(self, asset: str, told: np.ndarray) -> np.ndarray:
+        """Of the first sessions, those that are not ``told`` (bool (S,)) and of which a table holds rows all the same:
+        they were recorded in a table of records that another one has replaced, or never were."""
+        sessions = self.sessions[: len(told)]
+        if not len(sessions) or not self.store.exists(asset):
+            return np.zeros(len(sessions), bool)
+        loose = ~told & self._log(asset).touched(self.universe, sessions)
+        if not loose.any():
+            return loose
+        first, last = sessions[loose][[0, -1]].tolist()
+        held = self.store.read(asset, self.universe, first, last, columns=["date"])["date"].to_numpy().astype("M8[D]")
+        return loose & np.isin(sessions, held)
+
     def _intact(self, asset: str, where: np.ndarray, versions: np.ndarray, commits: np.ndarray) -> np.ndarray:
         """Whether a table still holds what commits brought on sessions (N,): the commit is in its log, and nobody but a
         stage, which records what it writes, changed the session after it."""
@@ -185,7 +212,7 @@ class Lineage:
         # raw_ohlcv was just recorded as it is; what is no table names no commit
         if asset == RAW or not self.store.exists(asset):
             return np.ones(len(where), bool) if asset == RAW else ~named
-        log = changes(self.store, asset)
+        log = self._log(asset)
         pairs = {pair: log.holds(*pair) for pair in set(zip(versions.tolist(), texts, strict=True))}
         held = np.array([pairs[pair] for pair in zip(versions.tolist(), texts, strict=True)], bool)
         for touch in log.touches:
