@@ -8,8 +8,11 @@ where its table no longer holds what was recorded, however the difference came a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from qdag.lineage.bars import reconcile
 from qdag.lineage.changes import Changes, changes
@@ -76,7 +79,7 @@ class Stale:
 
 @dataclass
 class Lineage:
-    """The records of one universe on some sessions, read once.
+    """The records of one universe on some sessions, read once; the log of an asset's table where it is asked for.
 
     Parameters
     ----------
@@ -93,9 +96,9 @@ class Lineage:
 
     def records(self, asset: str) -> Records:
         """What is recorded of an asset; of raw_ohlcv, what its rows are now."""
-        if not self._records:
-            self._load()
-        return self._records.get(asset) or Records.none(len(self.sessions))
+        if asset not in self._records:
+            self._records[asset] = self._load(asset)
+        return self._records[asset]
 
     def recorded(self, asset: str) -> np.ndarray:
         """Sessions of an asset that were computed, be it from nothing."""
@@ -115,8 +118,8 @@ class Lineage:
         """Text that is the same exactly as long as nothing is written; a state that comes back has another one."""
         total = mixed(np.array([text_digest(self.universe)], np.uint64))
         raw = self.records(RAW)
-        for asset, records in sorted(self._records.items()):
-            total = mixed(total + np.uint64(text_digest(asset)) + records.nodes().sum(dtype=np.uint64))
+        for asset in sorted(pc.unique(self._rows["asset"]).to_pylist()):
+            total = mixed(total + np.uint64(text_digest(asset)) + self.records(asset).nodes().sum(dtype=np.uint64))
         return f"{int(raw.versions.max(initial=-1))}-{int(total[0]):016x}"
 
     def stale(
@@ -156,16 +159,21 @@ class Lineage:
             )
         return found
 
-    def _load(self) -> None:
-        if not len(self.sessions):
-            return
-        reconcile(self.store, self.universe, self.calendar)
-        if not self.store.exists(LINEAGE.name):
-            return
-        read = self.store.read(LINEAGE.name, self.universe, self.sessions[0].item(), self.sessions[-1].item())
-        rows = as_recorded(read)
-        assets = rows["asset"].to_numpy(zero_copy_only=False)
-        at = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
+    @cached_property
+    def _rows(self) -> pa.Table:
+        """The records of all assets as they are stored, those of raw_ohlcv in line with its rows."""
+        if len(self.sessions):
+            reconcile(self.store, self.universe, self.calendar)
+            if self.store.exists(LINEAGE.name):
+                span = self.sessions[0].item(), self.sessions[-1].item()
+                return as_recorded(self.store.read(LINEAGE.name, self.universe, *span))
+        return LINEAGE.arrow().empty_table()
+
+    def _load(self, asset: str) -> Records:
+        rows, records = self._rows.filter(pc.field("asset") == asset), Records.none(len(self.sessions))
+        if not rows.num_rows:
+            return records
+        where = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
         columns = {
             "inputs": rows["inputs"].to_numpy().view(np.uint64),
             "definitions": rows["definition"].to_numpy(zero_copy_only=False),
@@ -174,16 +182,12 @@ class Lineage:
             "past": rows["past"].fill_null(0).to_numpy().view(np.uint64),
             "memory": rows["memory"].fill_null(0).to_numpy().view(np.uint64),
         }
+        for name, values in columns.items():
+            getattr(records, name)[where] = values
+        records.known[where] = True
         commits = rows["commit"].to_numpy(zero_copy_only=False)
-        for asset in np.unique(assets.astype(str)).tolist():
-            mine = assets == asset
-            where = at[mine]
-            records = Records.none(len(self.sessions))
-            for name, values in columns.items():
-                getattr(records, name)[where] = values[mine]
-            records.known[where] = True
-            records.intact[where] = self._intact(asset, where, columns["versions"][mine], commits[mine])
-            self._records[asset] = records
+        records.intact[where] = self._intact(asset, where, columns["versions"], commits)
+        return records
 
     def _log(self, asset: str) -> Changes:
         """What the log of an asset's table says, read once."""
