@@ -488,8 +488,11 @@ class Judge:
                 told = set(lost.get((name, universe), np.array([], "M8[D]")).tolist())
                 if name in stale:
                     told |= set(stale[name].sessions.tolist())
-                if name in ("raw_ohlcv", "findings"):
+                if name == "raw_ohlcv":
                     told |= asked
+                if name == "findings" and asked:
+                    # a reading is of the whole source: whichever sessions it is for, it brings all findings in line
+                    told |= differ
                 silent = sorted(differ - told)
                 if silent and name not in trusted and name not in torn:
                     days = f"{len(silent)} sessions, {silent[0]} .. {silent[-1]}"

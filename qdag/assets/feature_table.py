@@ -12,6 +12,7 @@ from qdag.assets.asset import Asset
 from qdag.assets.expressions import write_expressions
 from qdag.assets.inputs import industries_of, read_panel
 from qdag.assets.platform import Platform
+from qdag.assets.records import behind_gaps
 from qdag.assets.result import SHOWN, Result
 from qdag.assets.write import chunks, write_sessions
 from qdag.engine import ALL_HISTORY, plan
@@ -64,6 +65,12 @@ class FeatureTable(Asset):
     def definition(self, settings: Settings, universe: str) -> Definition:
         shared = {"engine": str(ENGINE_VERSION), **self.features.definition()}
         return Definition(shared, {f.name: _column(settings, universe, f) for f in self.features.features})
+
+    def unsound(self, platform: Platform, universe: str, sessions: np.ndarray) -> np.ndarray:
+        """Sessions whose rows after a gap look back to sessions that the directory holds otherwise than raw_ohlcv."""
+        reads = self.reads(platform.settings, universe)
+        past = max(read.past for read in reads if read.asset == QLIB_BIN)
+        return behind_gaps(platform, universe, sessions, past)
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         own = self.features

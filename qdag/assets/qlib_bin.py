@@ -67,12 +67,14 @@ class QlibBin(Asset):
         return read_calendar(platform.settings.provider(universe), missing_ok=True)
 
     def stale(self, platform: Platform, lineage: Lineage, found: Stale) -> Stale:
-        """The directory is no table with a log: at least its calendar tells what it holds."""
-        lost = np.setdiff1d(lineage.recorded(self.name), self.stored(platform, lineage.universe))
-        if not len(lost):
+        """The directory is no table with a log: at least its calendar tells which sessions it holds."""
+        recorded, stored = lineage.recorded(self.name), self.stored(platform, lineage.universe)
+        loose = np.setdiff1d(np.intersect1d(stored, lineage.sessions), recorded)
+        rows = np.union1d(np.setdiff1d(recorded, stored), np.setdiff1d(loose, found.missing))
+        if not len(rows):
             return found
-        others = {name: np.setdiff1d(getattr(found, name), lost) for name in ("missing", "code", "data")}
-        return Stale(self.name, **others, rows=lost)
+        others = {name: np.setdiff1d(getattr(found, name), rows) for name in ("missing", "code", "data")}
+        return Stale(self.name, **others, rows=rows)
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return provider.rules(limits)

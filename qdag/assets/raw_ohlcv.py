@@ -198,8 +198,9 @@ class _Reading:
 
 
 def _take_over(platform: Platform, universe: str, sessions: np.ndarray, reading: _Reading) -> Result:
-    """Read the source and bring what is stored in line with it, in the order in which a kill loses nothing: what was
-    refused and noticed, the bars of the window, their digests, the contradictions outside it, the files."""
+    """Read the source and bring what is stored in line with it, in the order in which a kill loses nothing: other files
+    that were read before are forgotten; what was refused and noticed, the bars of the window, their digests, the
+    contradictions outside it, the files."""
     from qdag.store import deliveries
 
     first, last = ends(sessions)
@@ -219,6 +220,10 @@ def _take_over(platform: Platform, universe: str, sessions: np.ndarray, reading:
     held = {name: lost for name, lost in held.items() if name not in reading.accepted}
     if held:
         given = replace(given, silent=silent_about([*refused, *held], everyone, reading.asked), held=tuple(held))
+    known = deliveries.newest_reading(platform.store, universe)
+    if known and (known.hashes, known.reader_digest) != (hashes, reading.way):
+        # should they return before this reading has come to its end, they are read again
+        deliveries.forget(platform.store, universe, platform.provenance)
     quarantine = quarantine_rows(delivery.quarantine, universe, first, reading.spec.source.kind, held)
     for table, rows in ((QUARANTINE, quarantine), (FINDINGS, delivery.findings)):
         # what the source as a whole is like is known now, whatever was asked for

@@ -9,6 +9,7 @@ from qdag.assets.asset import Asset
 from qdag.assets.chain import chain
 from qdag.assets.platform import Platform
 from qdag.lineage import Definition, Lineage, Reads, forget, record
+from qdag.lineage.definition import shared_part
 from qdag.schema import QLIB_BIN, RAW_OHLCV
 from qdag.store.files import write_text
 
@@ -36,6 +37,33 @@ def inputs_of(
     digests = lineage.inputs(reads, versions)[np.searchsorted(lineage.sessions, sessions)]
     digests[asset.unsound(platform, universe, sessions)] ^= np.uint64(1)
     return digests
+
+
+def behind_gaps(platform: Platform, universe: str, sessions: np.ndarray, past: int) -> np.ndarray:
+    """Sessions (without gaps) that look back over a gap to what the Qlib directory does not hold yet: bool (S,).
+
+    Whether an instrument that trades again after a gap is listed there, and which bars are, is told by the records of
+    raw_ohlcv as its rows are. Who reads ``past`` sessions of the directory sees that only where the directory holds all
+    sessions before them as they would be written now.
+    """
+    calendar = platform.calendar(universe).all
+    at = np.searchsorted(calendar, sessions)
+    lineage, first = lineage_of(platform, universe, 0, int(at[-1])), np.maximum(at - past, 0)
+    behind = np.searchsorted(calendar, _behind(platform, lineage)).min(initial=at[-1])
+    gaps = np.flatnonzero(lineage.records(RAW_OHLCV.name).memory != 0)
+    reached: np.ndarray = np.searchsorted(gaps, at, "right") > np.searchsorted(gaps, first)
+    return reached & (behind < first)
+
+
+def _behind(platform: Platform, lineage: Lineage) -> np.ndarray:
+    """Sessions whose bars the Qlib directory holds otherwise than they would be written now, M8[D]: pools apart."""
+    settings, universe = platform.settings, lineage.universe
+    bins = chain(settings)[QLIB_BIN]
+    version = bins.definition(settings, universe).version
+    found = lineage.stale({QLIB_BIN: bins.reads(settings, universe)}, {QLIB_BIN: version})[QLIB_BIN]
+    found = bins.stale(platform, lineage, found)
+    same = [shared_part(text) == shared_part(version) for text in lineage.records(QLIB_BIN).definitions.tolist()]
+    return np.concatenate([found.missing, found.data, found.rows, np.setdiff1d(found.code, lineage.sessions[same])])
 
 
 def version_read(platform: Platform, universe: str, asset: Asset, name: str, sessions: np.ndarray) -> int | None:

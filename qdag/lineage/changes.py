@@ -69,6 +69,16 @@ class Changes:
         """Commits after a version that changed rows."""
         return tuple(touch for touch in self.touches if touch.version > version)
 
+    def touched(self, universe: str, sessions: np.ndarray) -> np.ndarray:
+        """Which sessions (datetime64[D], increasing) any commit may have changed: bool (S,)."""
+        mine = [touch for touch in self.touches if touch.concerns(universe)]
+        first, last = sessions[[0, -1]].astype(str).tolist()
+        begins = np.searchsorted(sessions, np.array([touch.first or first for touch in mine], "M8[D]"))
+        ends = np.searchsorted(sessions, np.array([touch.last or last for touch in mine], "M8[D]"), "right")
+        opened, closed = (np.bincount(at, minlength=len(sessions) + 1) for at in (begins, ends))
+        touched: np.ndarray = np.cumsum(opened - closed)[:-1] > 0
+        return touched
+
 
 def changes(store: TableStore, name: str) -> Changes:
     """Read what the log of a table says; only commits that were not read before are looked at."""

@@ -8,11 +8,14 @@ where its table no longer holds what was recorded, however the difference came a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from qdag.lineage.bars import reconcile
-from qdag.lineage.changes import changes
+from qdag.lineage.changes import Changes, changes
 from qdag.lineage.definition import shared_part
 from qdag.lineage.records import RAW, Records, as_recorded, nodes
 from qdag.schema import LINEAGE
@@ -46,7 +49,8 @@ class Stale:
     missing : never computed
     code : its definition changed
     data : what it reads changed
-    rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands
+    rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands; or nothing
+        tells from what it was computed
     """
 
     asset: str
@@ -75,7 +79,7 @@ class Stale:
 
 @dataclass
 class Lineage:
-    """The records of one universe on some sessions, read once.
+    """The records of one universe on some sessions, read once; the log of an asset's table where it is asked for.
 
     Parameters
     ----------
@@ -88,12 +92,13 @@ class Lineage:
     sessions: np.ndarray
     calendar: np.ndarray
     _records: dict[str, Records] = field(default_factory=dict, repr=False)
+    _logs: dict[str, Changes] = field(default_factory=dict, repr=False)
 
     def records(self, asset: str) -> Records:
         """What is recorded of an asset; of raw_ohlcv, what its rows are now."""
-        if not self._records:
-            self._load()
-        return self._records.get(asset) or Records.none(len(self.sessions))
+        if asset not in self._records:
+            self._records[asset] = self._load(asset)
+        return self._records[asset]
 
     def recorded(self, asset: str) -> np.ndarray:
         """Sessions of an asset that were computed, be it from nothing."""
@@ -113,8 +118,8 @@ class Lineage:
         """Text that is the same exactly as long as nothing is written; a state that comes back has another one."""
         total = mixed(np.array([text_digest(self.universe)], np.uint64))
         raw = self.records(RAW)
-        for asset, records in sorted(self._records.items()):
-            total = mixed(total + np.uint64(text_digest(asset)) + records.nodes().sum(dtype=np.uint64))
+        for asset in sorted(pc.unique(self._rows["asset"]).to_pylist()):
+            total = mixed(total + np.uint64(text_digest(asset)) + self.records(asset).nodes().sum(dtype=np.uint64))
         return f"{int(raw.versions.max(initial=-1))}-{int(total[0]):016x}"
 
     def stale(
@@ -123,41 +128,52 @@ class Lineage:
         """Compare every asset of a chain, given in order, with what it would record now.
 
         Expected are the sessions from the first to the last one that raw_ohlcv holds, those on which nobody has a row
-        included, as in the Qlib directory, and those that the asset has a record of. ``stop``: as if the calendar ended
-        before this position of ``sessions``.
+        included, as in the Qlib directory, those that the asset has a record of, and those of which its table, or one
+        that is made from it, holds rows all the same. ``stop``: as if the calendar ended before this position of
+        ``sessions``.
         """
         stop = len(self.sessions) if stop is None else stop
         sessions = self.sessions[:stop]
         raw = self.records(RAW)
         known = raw.known[:stop]
         between = np.maximum.accumulate(known) & np.maximum.accumulate(known[::-1])[::-1]
+        loose = {asset: self._loose(asset, between | self.records(asset).known[:stop]) for asset in chain}
+        asked = {asset: between | rows for asset, rows in loose.items()}
+        for asset, reads in reversed(list(chain.items())):
+            asked |= {read.asset: asked[read.asset] | asked[asset] for read in reads if read.asset in asked}
         expected_nodes = {RAW: raw.nodes()[:stop]}
         found = {}
         for asset, reads in chain.items():
             records = self.records(asset)
             recorded, texts = records.known[:stop], records.definitions[:stop]
             inputs = window_digests((raw.memory[:stop] if r.memory else expected_nodes[r.asset], r) for r in reads)
-            expected = between | recorded
+            expected = asked[asset] | recorded
             salt = np.full(len(inputs), shared_part(definitions[asset]), object)
             expected_nodes[asset] = nodes(inputs, salt, expected)
-            rows = recorded & ~records.intact[:stop]
+            rows = loose[asset] | (recorded & ~records.intact[:stop])
             code = recorded & ~rows & (texts != definitions[asset])
             data = recorded & ~rows & ~code & (records.inputs[:stop] != inputs)
+            missing = expected & ~recorded & ~rows
             found[asset] = Stale(
-                asset, sessions[expected & ~recorded], code=sessions[code], data=sessions[data], rows=sessions[rows]
+                asset, sessions[missing], code=sessions[code], data=sessions[data], rows=sessions[rows]
             )
         return found
 
-    def _load(self) -> None:
-        if not len(self.sessions):
-            return
-        reconcile(self.store, self.universe, self.calendar)
-        if not self.store.exists(LINEAGE.name):
-            return
-        read = self.store.read(LINEAGE.name, self.universe, self.sessions[0].item(), self.sessions[-1].item())
-        rows = as_recorded(read)
-        assets = rows["asset"].to_numpy(zero_copy_only=False)
-        at = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
+    @cached_property
+    def _rows(self) -> pa.Table:
+        """The records of all assets as they are stored, those of raw_ohlcv in line with its rows."""
+        if len(self.sessions):
+            reconcile(self.store, self.universe, self.calendar)
+            if self.store.exists(LINEAGE.name):
+                span = self.sessions[0].item(), self.sessions[-1].item()
+                return as_recorded(self.store.read(LINEAGE.name, self.universe, *span))
+        return LINEAGE.arrow().empty_table()
+
+    def _load(self, asset: str) -> Records:
+        rows, records = self._rows.filter(pc.field("asset") == asset), Records.none(len(self.sessions))
+        if not rows.num_rows:
+            return records
+        where = np.searchsorted(self.sessions, rows["date"].to_numpy().astype("M8[D]"))
         columns = {
             "inputs": rows["inputs"].to_numpy().view(np.uint64),
             "definitions": rows["definition"].to_numpy(zero_copy_only=False),
@@ -166,16 +182,31 @@ class Lineage:
             "past": rows["past"].fill_null(0).to_numpy().view(np.uint64),
             "memory": rows["memory"].fill_null(0).to_numpy().view(np.uint64),
         }
+        for name, values in columns.items():
+            getattr(records, name)[where] = values
+        records.known[where] = True
         commits = rows["commit"].to_numpy(zero_copy_only=False)
-        for asset in np.unique(assets.astype(str)).tolist():
-            mine = assets == asset
-            where = at[mine]
-            records = Records.none(len(self.sessions))
-            for name, values in columns.items():
-                getattr(records, name)[where] = values[mine]
-            records.known[where] = True
-            records.intact[where] = self._intact(asset, where, columns["versions"][mine], commits[mine])
-            self._records[asset] = records
+        records.intact[where] = self._intact(asset, where, columns["versions"], commits)
+        return records
+
+    def _log(self, asset: str) -> Changes:
+        """What the log of an asset's table says, read once."""
+        if asset not in self._logs:
+            self._logs[asset] = changes(self.store, asset)
+        return self._logs[asset]
+
+    def _loose(self, asset: str, told: np.ndarray) -> np.ndarray:
+        """Of the first sessions, those that are not ``told`` (bool (S,)) and of which a table holds rows all the same:
+        they were recorded in a table of records that another one has replaced, or never were."""
+        sessions = self.sessions[: len(told)]
+        if not len(sessions) or not self.store.exists(asset):
+            return np.zeros(len(sessions), bool)
+        loose = ~told & self._log(asset).touched(self.universe, sessions)
+        if not loose.any():
+            return loose
+        first, last = sessions[loose][[0, -1]].tolist()
+        held = self.store.read(asset, self.universe, first, last, columns=["date"])["date"].to_numpy().astype("M8[D]")
+        return loose & np.isin(sessions, held)
 
     def _intact(self, asset: str, where: np.ndarray, versions: np.ndarray, commits: np.ndarray) -> np.ndarray:
         """Whether a table still holds what commits brought on sessions (N,): the commit is in its log, and nobody but a
@@ -185,7 +216,7 @@ class Lineage:
         # raw_ohlcv was just recorded as it is; what is no table names no commit
         if asset == RAW or not self.store.exists(asset):
             return np.ones(len(where), bool) if asset == RAW else ~named
-        log = changes(self.store, asset)
+        log = self._log(asset)
         pairs = {pair: log.holds(*pair) for pair in set(zip(versions.tolist(), texts, strict=True))}
         held = np.array([pairs[pair] for pair in zip(versions.tolist(), texts, strict=True)], bool)
         for touch in log.touches:

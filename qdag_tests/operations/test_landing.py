@@ -114,6 +114,24 @@ def test_a_correction_asks_for_its_session_and_twice_for_the_same_text(folder):
     assert len(set(asked)) == 3
 
 
+def test_a_run_over_the_asked_session_brings_what_is_noticed_of_all_in_line(folder):
+    folder.take(folder.settle().request)
+    noticed = folder.platform.store.read("findings", "us")["date"].to_pylist()
+    rows = (folder.path / "BBB.csv").read_text().splitlines()
+    cells = rows[40].split(",")
+    # the adjusted close stays: the factor seems to change here, and back on the next session
+    raised = [str(round(1.03 * float(cell), 2)) for cell in cells[1:5]]
+    rows[40] = ",".join([cells[0], *raised, *cells[5:]])
+    folder.drop("BBB.csv", rows)
+    request = folder.settle().request
+    day, following = folder.days[39:41].tolist()
+    assert (request.start, request.end) == (day, day)
+    folder.take(request)
+    found = folder.platform.store.read("findings", "us")
+    assert found["date"].to_pylist() == sorted([*noticed, day, following])
+    assert "none of 3 files has changed" in folder.settle().reason
+
+
 def test_a_refused_file_keeps_what_is_stored_and_is_told_with_the_newest_session(folder):
     folder.take(folder.settle().request)
     store = folder.platform.store

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qdag import schema
+from qdag.assets import raw_ohlcv
 from qdag.assets.platform import Platform
 from qdag.errors import SourceError
 from qdag.operations import landing
@@ -172,6 +173,31 @@ def test_files_that_return_to_an_older_version_are_read_again(market):
     # the whole was delivered from these very files, but not all of it is stored any more
     result, _ = run(market)
     assert counts(result) == (0, 1, 61, 0, 1, 0)
+
+
+@pytest.mark.parametrize("last", ["quarantine", "findings", "raw_ohlcv"])
+def test_files_that_return_after_a_reading_that_died_are_read_again(market, monkeypatch, last):
+    run(market)
+    before = {name: market.store.read(name, "u") for name in ("raw_ohlcv", "quarantine", "findings")}
+    day, other = date(2020, 2, 10), date(2020, 2, 11)
+    write(market, "A", {day: f"{day},10,11,9,10,10,100,0,2\n", other: f"{other},10,9,11,10,10,100,0,1\n"})
+    write_rows = raw_ohlcv.replace_rows
+
+    def dies(platform, spec, *more):
+        written = write_rows(platform, spec, *more)
+        if spec.name == last:
+            raise KeyboardInterrupt
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_ohlcv, "replace_rows", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(market)
+    assert not market.store.read(last, "u").equals(before[last])
+    write(market, "A", {})
+    assert len(landing.unread(market, "u").sessions)
+    run(market)
+    assert {name: market.store.read(name, "u") for name in before} == before
 
 
 def test_settings_decide_too(market):
