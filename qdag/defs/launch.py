@@ -66,6 +66,9 @@ def launch(
     """Materialize assets of one universe over the sessions of [start, end]: what is made from bars, then models,
     then what is made from models.
 
+    Of the whole chain, models that there is too little history for, and what no model can be used for, are left out
+    with a note; named ones fail.
+
     Parameters
     ----------
     start, end : first and last day; the universe's own range by default
@@ -116,11 +119,23 @@ def launch(
             tags = range_tags(universe, begin, finish) | only
             _run(definitions.resolve_job_def(job), instance, names, tags, outcome)
 
+    def lacking(names: set[str], day: date) -> str:
+        """Why assets that nobody asked for by name are left out as of a day."""
+        if assets or not outcome.success:
+            return ""
+        return next(filter(None, (whole[name].lacking(platform, universe, day) for name in sorted(names))), "")
+
     run(SESSION_JOB, wanted - models - scores, *map(str, ends(sessions)))
+    skipped = {day: told for day in trained if (told := lacking(models, day))}
+    if skipped:
+        outcome.notes.append(f"no model is trained at {', '.join(map(str, skipped))}: {[*skipped.values()][-1]}")
+    trained = [day for day in trained if day not in skipped]
     for day in trained:
         run(TRAINING_JOB, models, f"{day:%Y-%m}", f"{day:%Y-%m}")
     scored = sessions[sessions > np.datetime64(trained[0])] if trained and models else sessions
-    if len(scored):
+    if len(scored) and (told := lacking(scores, scored[-1].item())):
+        outcome.notes.append(f"nothing is scored: {told}")
+    elif len(scored):
         run(REFRESH_JOB, scores, *map(str, ends(scored)))
     outcome.seconds = time.perf_counter() - began
     return outcome
