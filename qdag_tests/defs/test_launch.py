@@ -3,12 +3,17 @@
 import os
 from datetime import date
 
+import dagster as dg
 import pytest
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
+from qdag.defs.build import SESSION_JOB, build_defs
 from qdag.defs.launch import launch
+from qdag.defs.partitions import range_tags
+from qdag.defs.tags import COMMAND, ORIGIN_TAG, REASON_TAG, REPOSITORY, UNIVERSE_TAG
 from qdag.errors import SessionError
 from qdag.server.home import prepare
-from qdag.settings import Settings, SyntheticSource, UniverseSettings
+from qdag.settings import CODE_LOCATION, Settings, SyntheticSource, UniverseSettings
 
 START, MONTH_END, END = date(2018, 1, 2), date(2018, 1, 31), date(2018, 2, 9)
 
@@ -34,7 +39,7 @@ def settings(tmp_path_factory) -> Settings:
 @pytest.fixture(scope="module")
 def short(settings):
     """The whole chain over a month with an end, too short to train on."""
-    return launch(settings, "toy", START, END)
+    return launch(settings, "toy", START, END, reason="a test")
 
 
 def test_the_whole_chain_leaves_out_models_of_a_short_history(settings, short):
@@ -53,3 +58,13 @@ def test_a_model_that_is_asked_for_by_name_fails(settings, short):
     assert f"trained_model: training on {MONTH_END} needs 756 sessions" in asked.errors[0]
     with pytest.raises(SessionError, match="has none; ask with"):
         launch(settings, "toy", START, date(2018, 1, 30), ["trained_model"])
+
+
+def test_a_run_says_where_it_came_from(settings, short):
+    runs = dg.DagsterInstance.get().get_runs(dg.RunsFilter(tags={ORIGIN_TAG: COMMAND, REASON_TAG: "a test"}))
+    assert [run.run_id for run in runs] == short.runs
+    assert {UNIVERSE_TAG: "toy", **range_tags("toy", str(START), str(END))}.items() <= runs[0].tags.items()
+    # by these the page of a job finds its runs
+    assert f"{build_defs(settings).get_repository_def().name}@{CODE_LOCATION}" == REPOSITORY
+    labelled = dg.RunsFilter(job_name=SESSION_JOB, tags={REPOSITORY_LABEL_TAG: REPOSITORY})
+    assert dg.DagsterInstance.get().get_run_records(labelled, limit=1)[0].dagster_run.run_id in short.runs
