@@ -91,7 +91,7 @@ def test_restore_of_what_is_not_there(store):
     with pytest.raises(MissingDataError, match=r"'demo' is not stored yet"):
         store.restore("demo", 1, {})
     write(store, 0, 0, {(0, "A"): (1.0, 1.0)})
-    with pytest.raises(StoreError, match=r"version 9 .*newest is 1"):
+    with pytest.raises(StoreError, match=r"no version 9; the nearest is 1, there are 0 \.\. 1"):
         store.restore("demo", 9, {})
     write(store, 0, 0, {(0, "A"): (2.0, 1.0)})
     store.vacuum("demo")
