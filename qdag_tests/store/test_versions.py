@@ -120,7 +120,7 @@ def test_retention_by_number_by_days_and_for_models(store):
         if version in (3, 7, 8):
             assert store.read("demo", "u", version=version).equals(table)
         else:
-            with pytest.raises(FileNotFoundError):
+            with pytest.raises(StoreError, match=rf"version {version} of table 'demo' .* was vacuumed or lost; choose"):
                 store.read("demo", "u", version=version)
     readable = {v.version: v.readable for v in versions(store, "demo")}
     assert [v for v in range(1, 9) if readable[v]] == [3, 7, 8]
@@ -316,5 +316,5 @@ def test_differences_with_a_version_that_is_gone(store):
     with pytest.raises(StoreError, match=r"version 99"):
         diff(store, "demo", 1, 99)
     store.vacuum("demo")
-    with pytest.raises(StoreError, match=r"version 1 of table 'demo' was vacuumed"):
+    with pytest.raises(StoreError, match=r"version 1 of table 'demo' .* was vacuumed"):
         diff(store, "demo", 1, 2)
