@@ -379,6 +379,7 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
     @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Copy what is new to the backup of the settings.")
     def back_up_tables(context: dg.OpExecutionContext) -> None:
+        from qdag.models.saved import not_saved
         from qdag.operations.upkeep import back_up
 
         target = platform.settings.automation.backup
@@ -392,6 +393,8 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
         made = back_up(platform, target, told)
         context.log.info(f"backup {made.id}: {made.copied} of {made.files} files copied, {made.copied_size:,} bytes")
+        if missing := not_saved(platform.settings):
+            context.log.info(missing)
 
     @dg.job(name=MAINTENANCE_JOB, description="Upkeep of the tables.", executor_def=dg.in_process_executor)
     def maintenance() -> None:

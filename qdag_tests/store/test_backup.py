@@ -205,6 +205,10 @@ def test_a_manifest_cannot_point_outside(store, tmp_path, path):
     file.write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=r"must match"):
         restore_backup(TableStore(tmp_path / "c" / "other"), tmp_path / "safe")
+    manifest |= {"tables": {}, "folders": {"../x": [{"path": "x"}]}}
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"folder name '../x' must match"):
+        restore_backup(TableStore(tmp_path / "c" / "other"), tmp_path / "safe", home=tmp_path / "c")
     file.write_text("{")
     with pytest.raises(StoreError, match=r"manifest .* is damaged"):
         backups(tmp_path / "safe")
