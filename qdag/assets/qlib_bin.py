@@ -71,8 +71,8 @@ class QlibBin(Asset):
         lost = np.setdiff1d(lineage.recorded(self.name), self.stored(platform, lineage.universe))
         if not len(lost):
             return found
-        others = {name: np.setdiff1d(getattr(found, name), lost) for name in ("missing", "code", "data")}
-        return Stale(self.name, **others, rows=lost)
+        missing, code, data = (np.setdiff1d(days, lost) for days in (found.missing, found.code, found.data))
+        return Stale(self.name, missing, code, data, lost)
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return provider.rules(limits)
