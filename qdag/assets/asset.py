@@ -134,6 +134,10 @@ class Asset(ABC):
         expected = calendar[(calendar >= stored[0]) & (calendar <= newest)] if len(stored) else stored
         return np.setdiff1d(expected, stored)
 
+    def lacking(self, platform: Platform, universe: str, day: date) -> str:
+        """Why nothing can be made of what is stored as of a day, with the remedy; empty where something can."""
+        return ""
+
     def request(self, settings: Settings, stale: Sequence[Range], ranges: Mapping[str, Sequence[Range]]) -> list[Range]:
         """The windows to ask for so that the ``stale`` ranges are computed; ``ranges``: those of what it reads."""
         return list(stale)

@@ -48,6 +48,14 @@ class Predictions(Asset):
         served = found.missing[found.missing > trained[0]] if len(trained) else lineage.sessions[:0]
         return replace(found, missing=served)
 
+    def lacking(self, platform: Platform, universe: str, day: date) -> str:
+        from qdag.models.tracking import newest_before, registered_models
+
+        if newest_before(registered_models(platform.settings, universe), day):
+            return ""
+        train = f"train one with `qdag materialize {MODEL.name}`"
+        return f"no model of universe {universe!r} was trained before {day}; {train}"
+
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return predictions.rules(limits)
 

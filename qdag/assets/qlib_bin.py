@@ -73,8 +73,8 @@ class QlibBin(Asset):
         rows = np.union1d(np.setdiff1d(recorded, stored), np.setdiff1d(loose, found.missing))
         if not len(rows):
             return found
-        others = {name: np.setdiff1d(getattr(found, name), rows) for name in ("missing", "code", "data")}
-        return Stale(self.name, **others, rows=rows)
+        missing, code, data = (np.setdiff1d(days, rows) for days in (found.missing, found.code, found.data))
+        return Stale(self.name, missing, code, data, rows)
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return provider.rules(limits)

@@ -122,15 +122,20 @@ def reusable_columns(platform: Platform, universe: str, asset: Asset, sessions: 
     current = asset.definition(platform.settings, universe)
     if not (records.known & records.intact).all() or len(versions) != 1 or versions == {current.version}:
         return ()
-    try:
-        old = Definition.parse(_definition_file(platform, versions.pop()).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return ()
-    if old.shared != current.shared:
+    old = earlier_definition(platform, versions.pop())
+    if old is None or old.shared != current.shared:
         return ()
     if np.any(inputs_of(platform, universe, asset, sessions, old) != records.inputs):
         return ()
     return tuple(name for name, text in current.columns.items() if old.columns.get(name) == text)
+
+
+def earlier_definition(platform: Platform, version: str) -> Definition | None:
+    """The definition of a version that something was recorded with; None where it is not kept."""
+    try:
+        return Definition.parse(_definition_file(platform, version).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _definition_file(platform: Platform, version: str) -> Path:

@@ -16,6 +16,7 @@ from qdag.assets.records import inputs_of, record_sessions
 from qdag.assets.result import Result
 from qdag.assets.write import why_nothing
 from qdag.core.resources import Meter
+from qdag.errors import MissingDataError, TrainingError
 from qdag.features.feature import FeatureSet
 from qdag.lineage import Definition, Lineage, Reads, Stale
 from qdag.schema import QLIB_BIN
@@ -72,6 +73,18 @@ class TrainedModel(Asset):
 
     def missing(self, platform: Platform, universe: str, newest: np.datetime64) -> np.ndarray:
         return np.array([], "M8[D]")
+
+    def lacking(self, platform: Platform, universe: str, day: date) -> str:
+        from qdag.models.training import stored_split
+
+        try:
+            stored_split(platform.settings.for_universe(universe), platform.store, universe, day)
+        except TrainingError as error:
+            return str(error)
+        except MissingDataError:
+            # rows that were lost are no short history: training fails, and says so
+            return ""
+        return ""
 
     def compute(self, platform: Platform, universe: str, start: date, end: date) -> Result:
         """Train and track one model for every month whose last session lies in the window."""

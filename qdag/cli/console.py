@@ -1,5 +1,6 @@
 """What every command uses: common options, opening a data home, and the terminal: a table, a frame, a progress."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT = 1, 2
 """Exit codes: a run or a check failed; what was asked for cannot be done as it was asked."""
+LINE_SECONDS = 30.0
+"""Between two lines about one thing, where progress is told in lines."""
 
 Config = Annotated[str | None, typer.Option("--config", help="settings file (default: $QDAG_CONFIG, else ./qdag.toml)")]
 """Option: the settings file."""
@@ -165,6 +168,9 @@ def _cell(value: Any) -> str:
 def progress(console: "Console", width: int, *columns: "ProgressColumn") -> Iterator[Callable[..., None]]:
     """Show a bar for each thing that is reported while the block runs.
 
+    A pipe or a log, where nothing can move, gets lines without bars: of each thing one when it is done, and of what is
+    being done one after every ``LINE_SECONDS`` without a line, and the last one at the end of the block.
+
     Parameters
     ----------
     width : characters of a thing's name
@@ -177,13 +183,34 @@ def progress(console: "Console", width: int, *columns: "ProgressColumn") -> Iter
     """
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-    bars = Progress(TextColumn(f"{{task.description:<{width}}}"), BarColumn(), *columns, console=console)
+    moving = console.is_terminal
+    bar = [BarColumn()] if moving else []
+    bars = Progress(TextColumn(f"{{task.description:<{width}}}"), *bar, *columns, console=console, disable=not moving)
     tasks: dict[str, TaskID] = {}
+    over: set[str] = set()
+    last_line = time.monotonic()
+
+    def tell(what: str) -> None:
+        nonlocal last_line
+        last_line = time.monotonic()
+        console.print(bars.make_tasks_table([task for task in bars.tasks if task.id == tasks[what]]))
 
     def report(what: str, done: int, total: int, **fields: Any) -> None:
         if what not in tasks:
             tasks[what] = bars.add_task(what, total=total, **fields)
         bars.update(tasks[what], completed=done, total=total, **fields)
+        if done < total:
+            over.discard(what)
+            due = time.monotonic() - last_line >= LINE_SECONDS
+        else:
+            due = what not in over
+            over.add(what)
+        if due and not moving:
+            tell(what)
 
     with bars:
-        yield report
+        try:
+            yield report
+        finally:
+            for what in [what for what in tasks if not moving and what not in over]:
+                tell(what)

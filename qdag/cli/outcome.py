@@ -27,6 +27,7 @@ def run_assets(
     months: int = 0,
     instruments: Sequence[str] | None = None,
     accepted: Sequence[str] = (),
+    reason: str = "",
 ) -> "Launched":
     """Materialize assets as one run, with progress, and print what each wrote and what failed.
 
@@ -57,7 +58,7 @@ def run_assets(
         show("loading", 1, 1)
         if assets is None:
             _load_kernels(report)
-        outcome = launch(settings, universe, start, end, assets, months, report, instruments, accepted)
+        outcome = launch(settings, universe, start, end, assets, months, report, instruments, accepted, reason)
     _show_assets(console, outcome)
     _show_failures(console, outcome)
     return outcome

@@ -197,7 +197,9 @@ def _refresh(shown: "Console", platform: "Platform", name: str, chosen: list[str
 
 def _run_request(shown: "Console", settings: "Settings", universe: str, request: "Request") -> "Launched":
     assets = list(request.assets)
-    return run_assets(shown, settings, universe, start=request.start, end=request.end, assets=assets)
+    return run_assets(
+        shown, settings, universe, start=request.start, end=request.end, assets=assets, reason=request.reason
+    )
 
 
 def retry_failed(universe: Universe = None, config: Config = None) -> None:

@@ -15,16 +15,13 @@ from qdag.assets.result import Result
 from qdag.core.resources import memory_mib
 from qdag.defs.checks import Checked, check_specs, page_of, run_checks
 from qdag.defs.partitions import Window, month_partitions, run_windows, session_partitions
+from qdag.defs.tags import ACCEPT_TAG, INSTRUMENTS_TAG
 from qdag.schema import TableSpec
 from qdag.settings import Settings
 from qdag.text import markdown_preview
 
 OWNERS = ["team:quant-platform"]
 PROGRESS_SECONDS = 30.0
-INSTRUMENTS_TAG = "qdag/instruments"
-"""On a run: the only instruments, separated by commas, that a source is asked for."""
-ACCEPT_TAG = "qdag/accept"
-"""On a run: instruments, separated by commas, that may lose stored rows which would else be held back."""
 TAGS = {"instruments": INSTRUMENTS_TAG, "accepted": ACCEPT_TAG}
 """Tag of a run by the argument of an asset that it sets."""
 

@@ -19,15 +19,12 @@ from qdag.assets.chain import chain
 from qdag.assets.platform import Platform
 from qdag.core.windows import NO_SESSIONS, pieces
 from qdag.defs.partitions import RANGE_END, RANGE_START, range_tags, run_windows
+from qdag.defs.tags import REASON_LENGTH, REASON_TAG, REQUEST_TAG, UNIVERSE_TAG
 from qdag.operations.landing import Cursor, arrivals, cursor_file
 from qdag.operations.survey import Request, Survey, survey
 from qdag.schema import RAW_OHLCV
 from qdag.settings import FilesSource, Settings
 
-UNIVERSE_TAG = "qdag/universe"
-REASON_TAG = "qdag/reason"
-REQUEST_TAG = "qdag/request"
-"""What was asked for and in which state of the data: the same on the run, its retries and later attempts."""
 MAINTENANCE_JOB = "maintenance"
 ATTEMPTS_SEEN = 6
 RETRIES_SEEN = 50
@@ -55,7 +52,7 @@ def run_request(request: Request, job: str, attempt: str = "") -> dg.RunRequest:
         tags={
             **range_tags(request.universe, request.start.isoformat(), request.end.isoformat()),
             UNIVERSE_TAG: request.universe,
-            REASON_TAG: request.reason[:250],
+            REASON_TAG: request.reason[:REASON_LENGTH],
             REQUEST_TAG: key,
         },
     )
@@ -382,6 +379,7 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
     @dg.op(ins={"after": dg.In(dg.Nothing)}, description="Copy what is new to the backup of the settings.")
     def back_up_tables(context: dg.OpExecutionContext) -> None:
+        from qdag.models.saved import not_saved
         from qdag.operations.upkeep import back_up
 
         target = platform.settings.automation.backup
@@ -395,6 +393,8 @@ def maintenance_job(platform: Platform) -> dg.JobDefinition:
 
         made = back_up(platform, target, told)
         context.log.info(f"backup {made.id}: {made.copied} of {made.files} files copied, {made.copied_size:,} bytes")
+        if missing := not_saved(platform.settings):
+            context.log.info(missing)
 
     @dg.job(name=MAINTENANCE_JOB, description="Upkeep of the tables.", executor_def=dg.in_process_executor)
     def maintenance() -> None:

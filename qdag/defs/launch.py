@@ -9,15 +9,25 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from qdag.assets.chain import chain
 from qdag.assets.platform import Platform, Report
 from qdag.core.windows import ends
-from qdag.defs.assets import ACCEPT_TAG, INSTRUMENTS_TAG
 from qdag.defs.build import REFRESH_JOB, SESSION_JOB, TRAINING_JOB, build_defs
 from qdag.defs.failures import root_cause
-from qdag.defs.launcher import HOST_TAG
 from qdag.defs.partitions import range_tags
+from qdag.defs.tags import (
+    ACCEPT_TAG,
+    COMMAND,
+    HOST_TAG,
+    INSTRUMENTS_TAG,
+    ORIGIN_TAG,
+    REASON_LENGTH,
+    REASON_TAG,
+    REPOSITORY,
+    UNIVERSE_TAG,
+)
 from qdag.errors import SessionError
 from qdag.settings import Settings
 
@@ -62,9 +72,13 @@ def launch(
     report: Report | None = None,
     instruments: Sequence[str] | None = None,
     accepted: Sequence[str] = (),
+    reason: str = "",
 ) -> Launched:
     """Materialize assets of one universe over the sessions of [start, end]: what is made from bars, then models,
     then what is made from models.
+
+    Of the whole chain, models that there is too little history for, and what no model can be used for, are left out
+    with a note; named ones fail.
 
     Parameters
     ----------
@@ -73,6 +87,7 @@ def launch(
     months : train at the ends of the last so many whole months of the range
     instruments : the only ones that the source is asked for; see ``qdag.assets.raw_ohlcv``
     accepted : those that it may take stored rows of
+    reason : why, for the runs' pages
 
     Raises
     ------
@@ -107,20 +122,32 @@ def launch(
         outcome.notes.append(untrained)
     began = time.perf_counter()
     definitions = build_defs(settings, platform)
-    named = {INSTRUMENTS_TAG: instruments or (), ACCEPT_TAG: accepted}
-    only = {tag: ",".join(names) for tag, names in named.items() if names}
+    named = {INSTRUMENTS_TAG: ",".join(instruments or ()), ACCEPT_TAG: ",".join(accepted)}
+    asked = {tag: text for tag, text in (named | {REASON_TAG: reason[:REASON_LENGTH]}).items() if text}
     instance = dg.DagsterInstance.get()
 
     def run(job: str, names: set[str], begin: str, finish: str) -> None:
         if names and outcome.success:
-            tags = range_tags(universe, begin, finish) | only
+            tags = range_tags(universe, begin, finish) | {UNIVERSE_TAG: universe} | asked
             _run(definitions.resolve_job_def(job), instance, names, tags, outcome)
 
+    def lacking(names: set[str], day: date) -> str:
+        """Why assets that nobody asked for by name are left out as of a day."""
+        if assets or not outcome.success:
+            return ""
+        return next(filter(None, (whole[name].lacking(platform, universe, day) for name in sorted(names))), "")
+
     run(SESSION_JOB, wanted - models - scores, *map(str, ends(sessions)))
+    skipped = {day: told for day in trained if (told := lacking(models, day))}
+    if skipped:
+        outcome.notes.append(f"no model is trained at {', '.join(map(str, skipped))}: {[*skipped.values()][-1]}")
+    trained = [day for day in trained if day not in skipped]
     for day in trained:
         run(TRAINING_JOB, models, f"{day:%Y-%m}", f"{day:%Y-%m}")
     scored = sessions[sessions > np.datetime64(trained[0])] if trained and models else sessions
-    if len(scored):
+    if len(scored) and (told := lacking(scores, scored[-1].item())):
+        outcome.notes.append(f"nothing is scored: {told}")
+    elif len(scored):
         run(REFRESH_JOB, scores, *map(str, ends(scored)))
     outcome.seconds = time.perf_counter() - began
     return outcome
@@ -143,7 +170,13 @@ def _run(
 ) -> None:
     result = job.execute_in_process(
         instance=instance,
-        tags={**tags, HOST_TAG: socket.gethostname()},
+        tags={
+            **tags,
+            ORIGIN_TAG: COMMAND,
+            HOST_TAG: socket.gethostname(),
+            # no code server gives the run an origin; with its label, the job's pages list it like any other
+            REPOSITORY_LABEL_TAG: REPOSITORY,
+        },
         run_config=QUIET,
         raise_on_error=False,
         asset_selection=[dg.AssetKey(name) for name in sorted(names)],

@@ -19,8 +19,8 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-HOST_TAG = "qdag/host"
-"""On runs of the command, which no code server started: the machine that they run on."""
+from qdag.defs.tags import HOST_TAG
+
 HERE = ("localhost", "127.0.0.1")
 SERVER_SECONDS = 10
 # a worker starts before its run's first event; clocks of the system and of the process table differ by ticks

@@ -21,7 +21,10 @@ from qdag.lineage.records import RAW, Records, as_recorded, nodes
 from qdag.schema import LINEAGE
 from qdag.store.digests import mixed, text_digest
 from qdag.store.tables import TableStore
+from qdag.text import listed
 
+SHOWN = 3
+"""Columns that a reason names."""
 _NONE = np.array([], "M8[D]")
 
 
@@ -51,6 +54,8 @@ class Stale:
     data : what it reads changed
     rows : what is stored is not what was computed: restored, repaired, lost, or written by other hands; or nothing
         tells from what it was computed
+    columns : the only columns (or factors) to compute, where the definition of no other has changed and so what is
+        stored of them stays; None for all
     """
 
     asset: str
@@ -58,6 +63,7 @@ class Stale:
     code: np.ndarray = field(default_factory=lambda: _NONE)
     data: np.ndarray = field(default_factory=lambda: _NONE)
     rows: np.ndarray = field(default_factory=lambda: _NONE)
+    columns: tuple[str, ...] | None = None
 
     @property
     def sessions(self) -> np.ndarray:
@@ -74,7 +80,10 @@ class Stale:
             ("definition changed", self.code),
             ("inputs changed", self.data),
         )
-        return ", ".join(f"{text}: {len(days)} sessions" for text, days in words if len(days)) or "up to date"
+        told = ", ".join(f"{text}: {len(days)} sessions" for text, days in words if len(days)) or "up to date"
+        if self.columns is None:
+            return told
+        return f"{told}, of {listed(self.columns, SHOWN)} alone" if self.columns else f"{told}, nothing to compute"
 
 
 @dataclass

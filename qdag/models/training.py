@@ -120,19 +120,14 @@ def train(
         A needed table or session is not stored.
     """
     began = time.perf_counter()
-    spec = settings.universe(universe)
     options = settings.training
-    sessions = calendar_for(spec).all if sessions is None else np.asarray(sessions).astype("datetime64[D]")
     label = f"label_{options.horizon}"
     features = stored_features(store, options.features)
     if not store.exists(LABELS) or label not in store.columns(LABELS):
         raise MissingDataError(f"table {LABELS!r} holds no {label!r}; materialize labels with this horizon first")
-    tables = [*features, LABELS]
     # first, so that a write in between cannot make a model read newer rows than it says
-    versions = {table: version for table in tables if (version := store.version(table)) is not None}
-    stored = {table: store.sessions(table, universe) for table in tables}
-    split = walk_forward(_available(sessions, stored, universe), training_date, options)
-    _require_sessions(sessions, stored, split, universe)
+    versions = {t: version for t in (*features, LABELS) if (version := store.version(t)) is not None}
+    split = stored_split(settings, store, universe, training_date, sessions)
 
     # Qlib and LightGBM take seconds to import
     from qdag.models.datasets import build_dataset
@@ -191,6 +186,22 @@ def importance_of(booster: "Booster", names: Sequence[str]) -> pd.DataFrame:
     found = {"feature": list(names), "gain": booster.feature_importance("gain")}
     frame = pd.DataFrame({**found, "split": booster.feature_importance("split")})
     return frame.sort_values(["gain", "feature"], ascending=[False, True], ignore_index=True)
+
+
+def stored_split(
+    settings: Settings,
+    store: "TableStore",
+    universe: str,
+    training_date: date,
+    sessions: np.ndarray | None = None,
+) -> Split:
+    """The segments of a training date on what is stored; parameters and errors are those of :func:`train`."""
+    spec = settings.universe(universe)
+    sessions = calendar_for(spec).all if sessions is None else np.asarray(sessions).astype("datetime64[D]")
+    stored = {table: store.sessions(table, universe) for table in (*settings.training.features, LABELS)}
+    split = walk_forward(_available(sessions, stored, universe), training_date, settings.training)
+    _require_sessions(sessions, stored, split, universe)
+    return split
 
 
 def _available(sessions: np.ndarray, stored: Mapping[str, np.ndarray], universe: str) -> np.ndarray:

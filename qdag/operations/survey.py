@@ -10,7 +10,7 @@ Nothing is run here and no orchestrator is known: the command, the sensors and p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from qdag.assets.asset import Asset, Range
 from qdag.assets.chain import Chain, chain
 from qdag.assets.platform import Platform
+from qdag.assets.records import earlier_definition
 from qdag.core.windows import gapless, ranges
 from qdag.lineage import Lineage, Stale
 from qdag.store.deliveries import contradicted
@@ -98,7 +99,32 @@ def stale_of(platform: Platform, lineage: Lineage) -> dict[str, Stale]:
     outside = {
         name: Stale(name, data=contradicted(platform.store, universe)) for name, read in reads.items() if not read
     }
-    return {asset.name: asset.stale(platform, lineage, (outside | found)[asset.name]) for asset in whole}
+    counted = {asset.name: asset.stale(platform, lineage, (outside | found)[asset.name]) for asset in whole}
+    return {
+        name: replace(stale, columns=_computed_columns(platform, lineage, stale)) if len(stale.code) else stale
+        for name, stale in counted.items()
+    }
+
+
+def _computed_columns(platform: Platform, lineage: Lineage, found: Stale) -> tuple[str, ...] | None:
+    """See ``Stale.columns``."""
+    whole, universe = chain(platform.settings), lineage.universe
+    asset = whole[found.asset]
+    at = np.searchsorted(lineage.sessions, found.code)
+    versions = set(lineage.records(asset.name).definitions[at].tolist())
+    if len(versions) != 1 or len(found.code) < len(found.sessions):
+        return None
+    old, current = earlier_definition(platform, versions.pop()), asset.definition(platform.settings, universe)
+    if old is None or old.shared != current.shared:
+        return None
+    reads = {other.name: other.reads(platform.settings, universe) for other in whole}
+    reads[asset.name] = asset.reads(platform.settings, universe, old)
+    # what would be stale if it were still defined as it was, and all that it reads up to date
+    defined = whole.versions(universe) | {asset.name: old.version}
+    before = lineage.stale({name: read for name, read in reads.items() if read}, defined)[asset.name]
+    if len(np.intersect1d(before.sessions, found.code)):
+        return None
+    return tuple(name for name, text in current.columns.items() if old.columns.get(name) != text)
 
 
 def _judging(

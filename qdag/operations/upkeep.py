@@ -65,10 +65,14 @@ def restore(platform: Platform, name: str, version: int) -> int:
 
 
 def back_up(platform: Platform, target: str | Path, report: Report) -> Backup:
-    """Back up all tables, with the versions that registered models read as far as they are readable."""
-    protected = protected_versions(platform.settings)
-    readable = {n: readable_versions(platform.store, n, protected.get(n, ())) for n in platform.store.names()}
-    return backup(platform.store, target, readable, report)
+    """Back up all tables, with the versions that registered models read as far as they are readable, and the models."""
+    from qdag.models.saved import saved_folders
+
+    # models first: the versions that they read are looked up after them
+    with saved_folders(platform.settings) as folders:
+        protected = protected_versions(platform.settings)
+        readable = {n: readable_versions(platform.store, n, protected.get(n, ())) for n in platform.store.names()}
+        return backup(platform.store, target, readable, report, folders)
 
 
 def verify_tables(platform: Platform, names: Iterable[str] | None = None) -> list[Verified]:

@@ -16,13 +16,12 @@ from typing import Any
 
 from qdag.errors import QdagError, redact
 from qdag.server.children import Children
-from qdag.settings import Settings
+from qdag.settings import CODE_LOCATION, Settings
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180
 LOOK_SECONDS = 0.5
 RUNS_SECONDS = 5.0
-LOCATION = "qdag"
 _RUNS = """query($since: Float!) { runsOrError(filter: {updatedAfter: $since}, limit: 50) { ... on Runs { results {
     runId jobName status startTime endTime tags { key value } } } } }"""
 
@@ -64,7 +63,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
         if settings.mlflow.tracking_uri is None:
             children.start("MLflow UI", [*python, "qdag.server.experiments", HOST, str(mlflow_port)])
         code = folder / "code.sock"
-        module = ["-m", "qdag.definitions", "--location-name", LOCATION]
+        module = ["-m", "qdag.definitions", "--location-name", CODE_LOCATION]
         children.start(
             "code server",
             [*python, "dagster", "code-server", "start", "--socket", str(code), *module],
@@ -72,7 +71,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
         )
         children.wait(lambda: _listens(code), "code server", READY_SECONDS)
         workspace = folder / "workspace.yaml"
-        server = {"host": "localhost", "socket": str(code), "location_name": LOCATION}
+        server = {"host": "localhost", "socket": str(code), "location_name": CODE_LOCATION}
         workspace.write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
         children.start(
             "Dagster UI", [*python, "qdag", "webserver", str(workspace), "--host", HOST, "--port", str(port)]

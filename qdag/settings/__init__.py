@@ -9,6 +9,7 @@ from qdag.settings.base import NAME_PATTERN, SYMBOL_PATTERN
 from qdag.settings.explain import kind_of, submodels
 from qdag.settings.load import CONFIG_VARIABLE, POSTGRES_VARIABLE, load_settings, settings_from
 from qdag.settings.platform import (
+    CODE_LOCATION,
     AutomationSettings,
     DagsterSettings,
     EngineSettings,
@@ -33,6 +34,7 @@ from qdag.settings.training import TrainingSettings
 from qdag.settings.universes import INDEXES, FilePool, IndexPool, PoolSettings, TopPool, UniverseSettings
 
 __all__ = [
+    "CODE_LOCATION",
     "CONFIG_VARIABLE",
     "INDEXES",
     "NAME_PATTERN",

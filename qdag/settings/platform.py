@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field
 from qdag.calendars import cron_mistake
 from qdag.settings.base import Count, FrozenModel, Seconds, Sessions, Text, WebAddress
 
+CODE_LOCATION = "qdag"
+"""Dagster's name of what ``qdag.definitions`` defines, in ``qdag up``, ``workspace.yaml`` and the containers."""
+
 
 class EngineSettings(FrozenModel):
     """How the expression engine uses the machine."""

@@ -1,14 +1,16 @@
-"""Backups of all tables to another folder or object store, and back.
+"""Backups of all tables, and of folders beside them, to another folder or object store, and back.
 
-A manifest says which files make up which version of which table; it is written last, so that a backup without one
-never happened. The next backup copies only what is new. How a target keeps files belongs to
+A manifest says which files make up which version of which table, and which folder of the home; it is written last, so
+that a backup without one never happened. The next backup copies only what is new. How a target keeps files belongs to
 :mod:`qdag.store.backup_target`; scheduling and choosing versions do not belong here.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from qdag.store.files import replacing
 from qdag.store.integrity import Damage
 from qdag.store.tables import TableStore
 from qdag.store.tables.checksums import digest, write_checksums
+from qdag.store.tables.location import plain_name
 from qdag.store.tables.log import LOG
 
 LOOKS = 1000
@@ -40,6 +43,7 @@ class Backup:
     ----------
     versions : newest version by table at one moment
     readable : all versions by table whose files are included
+    folders : number of files of each folder beside the tables
     files, size : files that make up the backup and their bytes
     copied, copied_size : those that were not in the target already
     """
@@ -48,6 +52,7 @@ class Backup:
     created: datetime
     versions: dict[str, int]
     readable: dict[str, tuple[int, ...]]
+    folders: dict[str, int]
     files: int
     size: int
     copied: int = 0
@@ -55,9 +60,13 @@ class Backup:
 
 
 def backup(
-    store: TableStore, target: str | Path, versions: Mapping[str, Iterable[int]] | None = None, report: Report = _silent
+    store: TableStore,
+    target: str | Path,
+    versions: Mapping[str, Iterable[int]] | None = None,
+    report: Report = _silent,
+    folders: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> Backup:
-    """Copy the newest version of every table, as they were at one moment, with the logs up to it.
+    """Copy the newest version of every table, as they were at one moment, with the logs up to it; and some folders.
 
     Writers may go on meanwhile, on other machines too.
 
@@ -65,6 +74,7 @@ def backup(
     ----------
     target : folder or URL (``s3://bucket/prefix``; credentials as Arrow finds them, for S3 the usual AWS variables)
     versions : older versions by table that must be readable after a restore as well
+    folders : of the home, by name, with their files: path below the folder, and the file that has its content
 
     Raises
     ------
@@ -81,8 +91,9 @@ def backup(
     there = to.objects()
     tables: dict[str, Any] = {}
     copied, copied_size = 0, 0
+    steps = len(moment) + len(folders or {})
     for done, (name, newest) in enumerate(moment.items()):
-        report("backup", done, len(moment))
+        report("backup", done, steps)
         included = sorted({newest} | {v for v in (versions or {}).get(name, ()) if v <= newest})
         files = _table_files(store, name, newest, included)
         for file in files:
@@ -92,12 +103,21 @@ def backup(
                 there[file["sha256"]] = file["size"]
                 copied, copied_size = copied + 1, copied_size + file["size"]
         tables[name] = {"version": newest, "readable": included, "files": files}
-    report("backup", len(moment), len(moment))
+    beside: dict[str, list[dict[str, Any]]] = {}
+    for done, (name, content) in enumerate((folders or {}).items(), len(moment)):
+        report("backup", done, steps)
+        beside[name] = []
+        for path, source in content.items():
+            size, sha256, new = _put_file(to, there, source, f"{name}/{path}")
+            beside[name].append({"path": path, "size": size, "sha256": sha256})
+            copied, copied_size = copied + new, copied_size + size * new
+    report("backup", steps, steps)
     manifest = {
         "id": f"{created:%Y%m%dT%H%M%S.%fZ}",
         "created": created.isoformat(),
         "qdag_version": __version__,
         "tables": tables,
+        "folders": beside,
     }
     to.publish(manifest)
     return _summary(manifest, copied, copied_size)
@@ -116,6 +136,7 @@ def restore_backup(
     tables: Iterable[str] | None = None,
     force: bool = False,
     report: Report = _silent,
+    home: Path | None = None,
 ) -> Backup:
     """Bring tables back exactly as a backup holds them: same rows, same version numbers, same history.
 
@@ -123,7 +144,8 @@ def restore_backup(
     ----------
     backup_id : which backup; None is the newest
     tables : only these; None is all of the backup's
-    force : replace tables that are stored already. Without it, one stored table refuses everything.
+    force : replace tables and folders that are there already. Without it, one of them refuses everything.
+    home : where the backup's folders come back to, where no tables are named; None leaves them out
 
     Every file's checksum is compared while it is copied; a table appears (or is replaced) only when it is whole.
     Nothing may write to the tables meanwhile. What is derived from the tables (Qlib directories) is not touched.
@@ -140,17 +162,31 @@ def restore_backup(
         if name not in manifest["tables"]:
             raise unknown(f"table of backup {manifest['id']}", name, manifest["tables"])
         folder = store.folder(name)
-        _settle(folder)
-        if folder.exists() and any(folder.iterdir()) and not force:
+        if _settled(folder) and not force:
             raise StoreError(
                 f"table {name!r} is stored already at {folder}; restore into an empty data home, or replace it by the "
                 f"backup's version {manifest['tables'][name]['version']} with --force"
             )
+    told = manifest.get("folders", {}) if home is not None and tables is None else {}
+    beside = {plain_name("folder", name): files for name, files in told.items() if files}
+    for name in beside:
+        if home is not None and _settled(home / name) and not force:
+            raise StoreError(
+                f"{str(home / name)!r} is there already; restore into an empty data home, or replace it by that of the "
+                f"backup with --force"
+            )
+    steps = len(wanted) + len(beside)
     for done, name in enumerate(wanted):
-        report("restore", done, len(wanted))
+        report("restore", done, steps)
         _restore_table(store, name, target, manifest["tables"][name])
-    report("restore", len(wanted), len(wanted))
-    return _summary({**manifest, "tables": {name: manifest["tables"][name] for name in wanted}})
+    for done, (name, files) in enumerate(beside.items(), len(wanted)):
+        report("restore", done, steps)
+        if home is not None:
+            with _arriving(home / name) as part:
+                _take_files(target, part, name, files)
+    report("restore", steps, steps)
+    restored = {name: manifest["tables"][name] for name in wanted}
+    return _summary({**manifest, "tables": restored, "folders": beside})
 
 
 def heal(store: TableStore, source: str | Path, damage: Iterable[Damage]) -> list[Damage]:
@@ -224,9 +260,28 @@ def _table_files(store: TableStore, name: str, newest: int, versions: list[int])
     return sorted(files, key=lambda file: str(file["path"]))
 
 
-def _settle(folder: Path) -> None:
-    """End what a restore that died left beside a table's folder: the table is the new one where that was in place
-    already, else the old one."""
+def _put_file(to: BackupTarget, there: dict[str, int], file: Path, what: str) -> tuple[int, str, bool]:
+    """Copy a file that others may be writing to, as it is at some moment, where the target lacks it; its size and
+    SHA-256, and whether it was copied."""
+    with file.open("rb") as source:
+        size, sha256 = os.fstat(source.fileno()).st_size, digest(source)
+    if there.get(sha256) == size:
+        return size, sha256, False
+    with tempfile.TemporaryFile() as copy:
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, copy)
+        size = copy.tell()
+        copy.seek(0)
+        sha256 = digest(copy)
+        copy.seek(0)
+        to.put(copy, sha256, what)
+    there[sha256] = size
+    return size, sha256, True
+
+
+def _settled(folder: Path) -> bool:
+    """End what a restore that died left beside a folder: it is the new one where that was in place already, else the
+    old one. Whether there is anything in it."""
     for old in folder.parent.glob(f"_replaced-{folder.name}-*"):
         if folder.exists():
             shutil.rmtree(old)
@@ -234,25 +289,19 @@ def _settle(folder: Path) -> None:
             old.rename(folder)
     for part in folder.parent.glob(f"_restoring-{folder.name}-*"):
         shutil.rmtree(part)
+    return folder.exists() and any(folder.iterdir())
 
 
-def _restore_table(store: TableStore, name: str, target: BackupTarget, table: dict[str, Any]) -> None:
-    folder = store.folder(name)
+@contextmanager
+def _arriving(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of another at the end; without a trace after an exception."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f"_restoring-{name}-{os.getpid()}")
+    part = folder.with_name(f"_restoring-{folder.name}-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        for file in table["files"]:
-            path = part / file["path"]
-            if not path.resolve().is_relative_to(part.resolve()):
-                raise StoreError(f"backup of table {name!r} names a file outside the table: {file['path']!r}; refused")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as sink:
-                target.take(file["sha256"], sink, f"{name}/{file['path']}")
-        checksums = {f["path"]: f["sha256"] for f in table["files"] if not f["path"].startswith("_")}
-        write_checksums(part, table["version"], checksums)
+        yield part
         if folder.exists():
-            old = folder.with_name(f"_replaced-{name}-{os.getpid()}")
+            old = folder.with_name(f"_replaced-{folder.name}-{os.getpid()}")
             folder.rename(old)
             part.rename(folder)
             shutil.rmtree(old)
@@ -260,18 +309,37 @@ def _restore_table(store: TableStore, name: str, target: BackupTarget, table: di
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _take_files(target: BackupTarget, part: Path, name: str, files: Iterable[Mapping[str, Any]]) -> None:
+    for file in files:
+        path = part / file["path"]
+        if not path.resolve().is_relative_to(part.resolve()):
+            raise StoreError(f"backup of {name!r} names a file outside the table or folder: {file['path']!r}; refused")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as sink:
+            target.take(file["sha256"], sink, f"{name}/{file['path']}")
+
+
+def _restore_table(store: TableStore, name: str, target: BackupTarget, table: dict[str, Any]) -> None:
+    with _arriving(store.folder(name)) as part:
+        _take_files(target, part, name, table["files"])
+        checksums = {f["path"]: f["sha256"] for f in table["files"] if not f["path"].startswith("_")}
+        write_checksums(part, table["version"], checksums)
     if (version := store.version(name)) != table["version"]:
         raise StoreError(f"table {name!r} came back at version {version} instead of {table['version']}; restore again")
 
 
 def _summary(manifest: Mapping[str, Any], copied: int = 0, copied_size: int = 0) -> Backup:
-    tables = manifest["tables"]
+    tables, folders = manifest["tables"], manifest.get("folders", {})
     sizes = [file["size"] for table in tables.values() for file in table["files"]]
+    sizes += [file["size"] for files in folders.values() for file in files]
     return Backup(
         id=manifest["id"],
         created=datetime.fromisoformat(manifest["created"]),
         versions={name: table["version"] for name, table in tables.items()},
         readable={name: tuple(table["readable"]) for name, table in tables.items()},
+        folders={name: len(files) for name, files in folders.items()},
         files=len(sizes),
         size=sum(sizes),
         copied=copied,

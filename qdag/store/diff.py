@@ -85,7 +85,8 @@ def diff(store: TableStore, name: str, first: int, second: int, universe: str | 
         result.compared += 1
         days = [day for both in files for ends in both.values() for day in ends]
         old_rows, new_rows = (
-            _part(store, name, month[0], min(days), max(days), version, [*keys, *values]) for version in (first, second)
+            store.read(name, month[0], min(days), max(days), columns=[*keys, *values], version=version)
+            for version in (first, second)
         )
         _compare(result, old_rows, new_rows, keys, values, group, cells)
     return result
@@ -98,15 +99,6 @@ def _files_by_month(store: TableStore, name: str, version: int) -> dict[tuple[st
         days = (file["first"], file["last"])
         months.setdefault((file["universe"], file["month"]), {})[file["path"]] = days
     return months
-
-
-def _part(
-    store: TableStore, name: str, universe: str, start: date, end: date, version: int, columns: list[str]
-) -> pa.Table:
-    try:
-        return store.read(name, universe, start, end, columns=columns, version=version)
-    except FileNotFoundError as error:
-        raise StoreError(f"version {version} of table {name!r} was vacuumed: {error}") from error
 
 
 def _compare(

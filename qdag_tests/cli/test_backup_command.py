@@ -39,7 +39,9 @@ def test_what_a_registered_model_read_is_kept(folder, platform):
     assert done.kept == (read, read + 1)
     assert platform.store.read("labels", "toy", version=read).to_pandas().equals(before)
     assert "read by a model" in qdag(folder, "versions", "labels")
-    assert f"{read} .. {read + 1}" in qdag(folder, "backup", folder / "safe")
+    told = qdag(folder, "backup", folder / "safe")
+    assert f"{read} .. {read + 1}" in told
+    assert "models and experiments: models 1 files, mlflow 1 files" in told
     # its damage is found, cannot be computed again, and comes back from the backup byte by byte
     paths = [set(platform.store.files("labels", v)["path"].to_pylist()) for v in (read, None)]
     path = min(paths[0] - paths[1])

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import MofNCompleteColumn
 
+from qdag.cli import console
 from qdag.cli.console import names_in, progress, screen, show_frame, show_table, universe_name, universe_names
 from qdag.errors import SettingsError, UnknownNameError
 from qdag.settings import Settings
@@ -47,14 +48,42 @@ def test_tables_show_every_text_as_it_is(capsys):
 
 def test_a_bar_for_each_thing_that_is_reported():
     shown = io.StringIO()
-    with progress(Console(file=shown, width=80), 10, MofNCompleteColumn()) as report:
+    with progress(Console(file=shown, width=80, force_terminal=True), 10, MofNCompleteColumn()) as report:
         report("copying", 0, 4)
         report("copying", 4, 4)
         report("reading", 1, 2)
-    copying, reading = shown.getvalue().splitlines()
-    assert copying.startswith("copying    ")
-    assert copying.rstrip().endswith("4/4")
-    assert reading.rstrip().endswith("1/2")
+    copying, reading = [line for line in shown.getvalue().splitlines() if "━" in line][-2:]
+    assert "copying" in copying
+    assert "4/4" in copying
+    assert "reading" in reading
+    assert "1/2" in reading
+
+
+def test_a_pipe_is_told_of_each_thing_when_it_is_done(monkeypatch):
+    shown = io.StringIO()
+
+    def lines() -> list[list[str]]:
+        return [line.split() for line in shown.getvalue().splitlines()]
+
+    with progress(Console(file=shown, width=80), 10, MofNCompleteColumn()) as report:
+        report("copying", 0, 4)
+        report("copying", 3, 4)
+        assert lines() == []
+        report("copying", 4, 4)
+        report("copying", 4, 4)
+        assert lines() == [["copying", "4/4"]]
+        report("copying", 0, 4)
+        report("copying", 4, 4)
+        report("reading", 1, 9)
+        assert lines() == [["copying", "4/4"]] * 2
+        monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+        report("reading", 2, 9)
+        report("reading", 9, 9)
+        report("writing", 0, 1)
+        monkeypatch.undo()
+        report("writing", 0, 1)
+    told = [["reading", "2/9"], ["reading", "9/9"], ["writing", "0/1"], ["writing", "0/1"]]
+    assert lines() == [["copying", "4/4"]] * 2 + told
 
 
 def test_a_universe_is_named_unless_there_is_one(small_settings):

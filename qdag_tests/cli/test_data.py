@@ -38,12 +38,18 @@ def test_versions_show_and_diff(folder, platform):
     assert qdag(folder, "show", "raw_ohlcv", "-u", "toy", "--rows", 1, "--columns", "close") == older
 
 
-def test_names_that_do_not_exist(folder):
+def test_names_and_versions_that_do_not_exist(folder, platform):
     for command in (("versions", "label"), ("diff", "label", 0, 1), ("restore", "label", 1), ("vacuum", "label")):
         with pytest.raises(UnknownNameError, match=r"did you mean 'labels'"):
             qdag(folder, *command)
-    with pytest.raises(StoreError, match=r"version 99"):
-        qdag(folder, "diff", "labels", 1, 99)
+    newest = platform.store.version("labels")
+    there = rf"no version 99; the nearest is {newest}, there are 0 \.\. {newest}; `qdag data versions labels` tells"
+    for command in (("restore", "labels", 99), ("diff", "labels", 1, 99)):
+        with pytest.raises(StoreError, match=there):
+            qdag(folder, *command)
+    platform.store.folder("labels").joinpath("_delta_log", f"{0:020d}.json").unlink()
+    with pytest.raises(StoreError, match=r"version 1 of table 'labels' cannot be opened: commits .* gone"):
+        qdag(folder, "restore", "labels", 1)
 
 
 def test_compact_and_vacuum(folder, platform):

@@ -131,6 +131,19 @@ def test_damaged_bookkeeping_stops_no_repair(folder, platform):
     assert all(frame.equals(before[table]) for table, frame in contents(platform).items())
 
 
+@pytest.mark.parametrize("content", [None, b"<html>moved</html>"], ids=["lost", "foreign"])
+def test_what_looks_for_stale_sessions_names_a_damaged_file_and_its_remedy(platform, content):
+    # rows that have no record are read to be recorded
+    shutil.rmtree(platform.store.folder("lineage"))
+    file = file_of(platform, "raw_ohlcv")
+    file.unlink()
+    if content:
+        file.write_bytes(content)
+    told = rf"'raw_ohlcv' cannot be read: its file '.*{file.name}' is .*`qdag data verify raw_ohlcv`.*--repair"
+    with pytest.raises(StoreError, match=told):
+        stale(Platform.open(platform.settings))
+
+
 @pytest.mark.parametrize(
     ("spec", "comes_back"),
     [

@@ -17,7 +17,7 @@ import yaml
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 
 from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
-from qdag.settings import POSTGRES_VARIABLE, load_settings
+from qdag.settings import CODE_LOCATION, POSTGRES_VARIABLE, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATION = ("code", "webserver", "daemon")
@@ -101,7 +101,7 @@ def test_dagster_yaml_serves_both_databases(
 def test_workspace_names_the_code_location() -> None:
     origins = location_origins_from_yaml_paths([str(ROOT / "workspace.yaml")])
     [origin] = origins.values() if isinstance(origins, dict) else origins
-    assert origin.location_name == "qdag"
+    assert origin.location_name == CODE_LOCATION
     assert origin.loadable_target_origin.module_name == "qdag.definitions"
     # `dg` and `dagster dev -m` find the same module
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]["root_module"] == "qdag"
@@ -116,7 +116,7 @@ def test_the_containers_workspace_points_to_the_code_service(compose: dict[str, 
     # on a socket in a volume that they share, so that nobody else on a network can have code run
     assert origin.socket == command[command.index("--socket") + 1] == "/data/code.sock"
     assert origin.port is None
-    assert origin.location_name == command[command.index("--location-name") + 1] == "qdag"
+    assert origin.location_name == command[command.index("--location-name") + 1] == CODE_LOCATION
     for name in ("webserver", "daemon"):
         target = next(word for word in compose["services"][name]["command"] if word.endswith(".yaml"))
         assert {"source": "workspace", "target": target} in compose["services"][name]["configs"]

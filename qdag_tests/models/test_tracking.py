@@ -23,9 +23,12 @@ from qdag.models.frames import feature_frame
 from qdag.models.predict import predict
 from qdag.models.records import Registered
 from qdag.models.relocation import other_homes, sqlite_path
+from qdag.models.saved import not_saved, saved_folders
 from qdag.models.tracking import newest_before
 from qdag.models.training import train
 from qdag.schema import PREDICTIONS
+from qdag.store.backup import backup, restore_backup
+from qdag.store.tables import TableStore
 from qdag_tests.servers import unprivileged
 
 EARLY, LATE = date(2011, 3, 31), date(2011, 6, 30)
@@ -312,6 +315,46 @@ def test_a_home_by_another_name_keeps_its_addresses(copied, tmp_path):
     (tmp_path / "link").symlink_to(copied.home)
     linked = make_settings(tmp_path / "link")
     assert other_homes(linked) == ()
+
+
+def test_models_come_back_from_a_backup_that_is_made_while_they_are_used(copied, store, tmp_path):
+    """Registry, artifacts and records: in another home the same models serve, and nothing points back."""
+    tracking.prepare_store(copied)
+    with closing(sqlite3.connect(copied.home / "mlflow" / "mlflow.db", isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        busy.execute("UPDATE registered_models SET description = 'not committed'")
+        with saved_folders(copied) as folders:
+            made = backup(store, tmp_path / "safe", folders=folders)
+        busy.execute("ROLLBACK")
+    assert made.folders["models"] == 3
+    with saved_folders(copied) as folders:
+        assert backup(store, tmp_path / "safe", folders=folders).copied == 0
+    home = tmp_path / "restored"
+    restored, tables = make_settings(home), TableStore(home / "tables")
+    assert restore_backup(tables, tmp_path / "safe", home=home).folders == made.folders
+    shutil.rmtree(copied.home)
+    models = tracking.registered_models(restored, "toy")
+    assert [model.version for model in models] == [2, 3, 1]
+    assert tracking.load(restored, models[-1]).features
+    assert len(predict(restored, tables, "toy", SESSIONS[-3:]).table) == 3 * len(INSTRUMENTS)
+    assert other_homes(restored) == ()
+    # what is there is not replaced unless one says so
+    (home / "mlflow" / "artifacts" / "mine.txt").write_text("kept")
+    with pytest.raises(StoreError, match=r"mlflow' is there already; .*--force"):
+        restore_backup(TableStore(tmp_path / "no tables"), tmp_path / "safe", home=home)
+    assert (home / "mlflow" / "artifacts" / "mine.txt").exists()
+    restore_backup(tables, tmp_path / "safe", home=home, force=True)
+    assert not (home / "mlflow" / "artifacts" / "mine.txt").exists()
+    assert tracking.registered_models(restored, "toy") == models
+
+
+def test_a_servers_store_is_in_no_backup_and_said_to_be_left_out(copied):
+    address = {"tracking_uri": "http://me:secret@tracking:5000"}
+    remote = copied.model_copy(update={"mlflow": copied.mlflow.model_copy(update=address)})
+    with saved_folders(remote) as folders:
+        assert {name: len(files) for name, files in folders.items()} == {"models": 3}
+    assert "http://***@tracking:5000 is not the home's own" in not_saved(remote)
+    assert not_saved(copied) == ""
 
 
 def test_a_damaged_record_is_named(copied):

@@ -1,5 +1,6 @@
 """What `qdag plan` foresees, against what is then done."""
 
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -21,9 +22,9 @@ START, END = date(2018, 1, 2), date(2018, 6, 29)
 HEADER = "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
 
 
-def opened(home: Path, end: date = END) -> Platform:
+def opened(home: Path, end: date = END, **factors: str) -> Platform:
     toy = UniverseSettings(source=SyntheticSource(seed=3, instruments=4), calendar="XNYS", start=START, end=end)
-    return Platform.open(Settings(home=home, universes={"toy": toy}, horizons=(1, 5)))
+    return Platform.open(Settings(home=home, universes={"toy": toy}, horizons=(1, 5), custom_factors=factors))
 
 
 def refresh(platform: Platform) -> dict[str, set[date]]:
@@ -45,6 +46,35 @@ def built(tmp_path_factory) -> Platform:
     stages.raw_ohlcv(platform, "toy", START, END)
     refresh(platform)
     return platform
+
+
+def test_of_one_more_factor_only_its_own_metrics_are_foreseen_and_computed(built, tmp_path):
+    shutil.copytree(built.settings.home, tmp_path / "home")
+    end = date(2018, 5, 31)
+
+    def foreseen(**factors: str) -> tuple[Platform, str]:
+        platform = opened(tmp_path / "home", end, **factors)
+        return platform, next(s.why for s in forecast(platform, "toy", months=0).steps if s.asset == "factor_metrics")
+
+    def computed(platform: Platform) -> str:
+        stages.feature_stage("custom_factors")(platform, "toy", START, end)
+        return stages.factor_metrics(platform, "toy", START, end).extra["factors_computed"]
+
+    first = {"wide": "Mean($close, 9)/$close"}
+    platform, why = foreseen(**first)
+    assert why.endswith("sessions, of custom_factors.wide alone")
+    assert computed(platform) == "custom_factors.wide"
+    platform, why = foreseen(**first, near="Mean($close, 3)/$close")
+    assert why.endswith("sessions, of custom_factors.near alone")
+    stale = survey(platform, "toy").stale
+    assert stale["custom_factors"].columns == ("near",)
+    assert computed(platform) == "custom_factors.near"
+    # where nobody knows how the others were defined, all are computed
+    wide = opened(tmp_path / "home", end, wide="Mean($close, 9)/$close", near="Mean($close, 3)/$open")
+    assert survey(wide, "toy").stale["factor_metrics"].columns == ("custom_factors.near",)
+
+    shutil.rmtree(tmp_path / "home" / "definitions")
+    assert survey(wide, "toy").stale["factor_metrics"].columns is None
 
 
 def test_an_empty_home_needs_everything(tmp_path):

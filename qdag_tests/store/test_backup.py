@@ -64,7 +64,7 @@ def test_into_an_empty_home_and_on_from_there(store, tmp_path, url):
     assert restore_backup(other, target).versions == made.versions
     same(store, other)
     assert other.read("one", "u", version=2).equals(store.read("one", "u", version=2))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match=r"version 1 of table 'one' cannot be read: its file .* was vacuumed or lost"):
         other.read("one", "u", version=1)
     for name in ("one", "two"):
         found = verify(other, name)
@@ -205,6 +205,10 @@ def test_a_manifest_cannot_point_outside(store, tmp_path, path):
     file.write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=r"must match"):
         restore_backup(TableStore(tmp_path / "c" / "other"), tmp_path / "safe")
+    manifest |= {"tables": {}, "folders": {"../x": [{"path": "x"}]}}
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"folder name '../x' must match"):
+        restore_backup(TableStore(tmp_path / "c" / "other"), tmp_path / "safe", home=tmp_path / "c")
     file.write_text("{")
     with pytest.raises(StoreError, match=r"manifest .* is damaged"):
         backups(tmp_path / "safe")

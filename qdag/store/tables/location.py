@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import qdag.store.tables.log as log
 from qdag.errors import MissingDataError, StoreError
 from qdag.settings import NAME_PATTERN
+from qdag.text import ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +137,7 @@ class Location:
         MissingDataError
             The table is not stored yet.
         StoreError
-            The version never existed or was vacuumed, or the log is torn.
+            There is no such version, commits that it builds on are gone, or the log is torn.
         """
         table = self.open(name, version)
         if table is None:
@@ -177,14 +178,6 @@ class Location:
             self._seen[name] = found
         return found
 
-    def _newest_version(self, name: str) -> int | None:
-        """Number of the newest version, whatever is pinned."""
-        if self.remote:
-            table = self._load(name, self.uri(name), None)
-            return None if table is None else table.version()
-        newest = self._newest(name)
-        return None if newest is None else newest.version
-
     def _load(self, name: str, uri: str, version: int | None) -> "DeltaTable | None":
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -200,10 +193,7 @@ class Location:
             return None
         except (DeltaError, OSError) as error:
             if version is not None and (self.remote or version not in log.torn(Path(uri))):
-                raise StoreError(
-                    f"version {version} of table {name!r} cannot be opened (newest is {self._newest_version(name)}); "
-                    f"it never existed or was vacuumed: {str(error).partition(chr(10))[0]}"
-                ) from error
+                raise self._no_version(name, version) from error
             # an empty log: another process is about to write its first commit
             if not DeltaTable.is_deltatable(uri, self.storage_options):
                 return None
@@ -212,6 +202,20 @@ class Location:
         if not self.remote and (empty := log.first_empty(Path(uri), table.version())) is not None:
             raise self._torn(name, f"commit {empty} of its log is an empty file")
         return table
+
+    def _no_version(self, name: str, version: int) -> StoreError:
+        names = self.log_names(name)
+        known = sorted({*log.commit_versions(names), *log.checkpoint_versions(names)})
+        about = f"`qdag data versions {name}` tells what each of them is"
+        if version in known:
+            return StoreError(
+                f"version {version} of table {name!r} cannot be opened: commits that it builds on are gone from its "
+                f"log; choose another of {ranges(known)}; {about}"
+            )
+        near = min(known, key=lambda one: abs(one - version))
+        return StoreError(
+            f"table {name!r} has no version {version}; the nearest is {near}, there are {ranges(known)}; {about}"
+        )
 
     def _torn(self, name: str, problem: str) -> StoreError:
         return StoreError(

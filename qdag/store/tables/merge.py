@@ -10,10 +10,11 @@ import qdag.store.tables.write as write
 from qdag.store.tables.columns import key_names
 from qdag.store.tables.commit import Change, added_files, commit, new_files, stored_file
 from qdag.store.tables.conflicts import ConflictingCommit, LostFile
+from qdag.store.tables.damage import unreadable
 from qdag.store.tables.history import files as files_of
 from qdag.store.tables.location import Location
 from qdag.store.tables.log import StoredFile
-from qdag.store.tables.read import stored_rows, unreadable
+from qdag.store.tables.read import stored_rows
 from qdag.store.tables.write import DataFile, in_order
 
 MERGED_FILES = 4
@@ -73,7 +74,7 @@ def why_lost(location: Location, name: str, lost: LostFile) -> Exception:
     """A file that is not there was taken out by another commit and deleted by a vacuum; or it is damage."""
     if lost.path not in files_of(location, name)["path"].to_pylist():
         return ConflictingCommit(f"{lost.path} was taken out of table {name!r}")
-    return unreadable(name, lost)
+    return unreadable(name, lost.path, FileNotFoundError())
 
 
 def crowded_months(files: pa.Table, universe: str, change: Change) -> set[str]:

@@ -14,6 +14,7 @@ from qdag.store.arrow import ascends, days, plain_type, with_plain_types
 from qdag.store.tables.columns import LAYOUT, column_names, key_names
 from qdag.store.tables.commit import added_files
 from qdag.store.tables.conflicts import LostFile
+from qdag.store.tables.damage import DAMAGED, checked_pages, naming_damage, unreadable
 from qdag.store.tables.location import Location, plain_name
 from qdag.store.tables.place import as_day
 from qdag.store.tables.write import month_of
@@ -91,19 +92,15 @@ def _read(
         found = [_whole_file(dataset.filesystem, fragment.path, schema, universe) for fragment in whole]
         if partly:
             files = pads.FileSystemDataset(partly, dataset.schema, dataset.format, dataset.filesystem)
-            some_rows = files.to_table(needed, condition, fragment_scan_options=_whole_pages())
+            some_rows = files.to_table(needed, condition, fragment_scan_options=checked_pages())
             found.append(_as_schema(some_rows, schema))
         part = pa.concat_tables(found)
         return part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
 
     step, every = max(1, COLUMN_MONTHS // len(needed)), sorted(months)
     found = map_threads(ordered, [every[at : at + step] for at in range(0, len(every), step)])
-    try:
+    with naming_damage(location, name, table, dataset, condition):
         parts = [part for part in found if part.num_rows]
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowInvalid) as error:
-        raise unreadable(name, error) from error
     if not parts:
         parts = [with_plain_types(dataset.schema.empty_table().select(needed))]
     return pa.concat_tables(parts).select(wanted).replace_schema_metadata(None)
@@ -191,15 +188,19 @@ def _sessions(location: Location, name: str, table: "DeltaTable", universe: str)
     if not single.all():
         dataset, condition = _scan(location, name, table, universe, None, None)
         months = pc.unique(files["partition.month"].filter(pa.array(~single)))
-        dates = dataset.to_table(columns=["date"], filter=condition & pads.field("month").isin(months))
+        condition &= pads.field("month").isin(months)
+        with naming_damage(location, name, table, dataset, condition):
+            dates = dataset.to_table(columns=["date"], filter=condition)
         found.append(days(pc.unique(dates["date"])))
     return np.unique(np.concatenate(found))
 
 
 def count(location: Location, name: str, universe: str, start: date | None, end: date | None) -> int:
     """Number of rows as of ``TableStore.count``."""
-    dataset, condition = _scan(location, name, location.table(name), universe, start, end)
-    return dataset.count_rows(filter=condition)
+    table = location.table(name)
+    dataset, condition = _scan(location, name, table, universe, start, end)
+    with naming_damage(location, name, table, dataset, condition):
+        return dataset.count_rows(filter=condition)
 
 
 def data_files(location: Location, name: str, table: "DeltaTable") -> pa.Table:
@@ -227,20 +228,5 @@ def stored_rows(name: str, folder: "FileSystem", path: str, columns: Sequence[st
             return with_plain_types(pq.read_table(file, columns=chosen, page_checksum_verification=True))
     except FileNotFoundError:
         raise LostFile(path) from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise unreadable(name, error) from error
-
-
-def unreadable(name: str, error: Exception) -> StoreError:
-    """The error of a table with a damaged file."""
-    return StoreError(
-        f"table {name!r} cannot be read: {error}; `qdag data verify` tells which files are damaged, with --repair "
-        f"their sessions are computed again"
-    )
-
-
-def _whole_pages() -> "pads.ParquetFragmentScanOptions":
-    """A page that is not what was written is an error, not another value."""
-    import pyarrow.dataset as pads
-
-    return pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+    except DAMAGED as error:
+        raise unreadable(name, path, error) from error

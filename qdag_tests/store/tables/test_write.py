@@ -285,7 +285,12 @@ def test_a_damaged_stored_file_is_told_with_its_remedy(store, damage):
         file.unlink()
     else:
         file.write_bytes(content)
-    with pytest.raises(StoreError, match=r"'demo' cannot be read: .*qdag data verify"):
+    told = "is not there" if damage == "lost" else "is damaged: .*CRC checksum"
+    told = rf"'demo' cannot be read: its file 'universe=u/.*{file.name}' {told}.*`qdag data verify demo`.*--repair"
+    for read in (store.read, store.count) if damage == "lost" else (store.read,):
+        with pytest.raises(StoreError, match=told):
+            read("demo", "u")
+    with pytest.raises(StoreError, match=told):
         store.replace(SPEC, "u", DAYS[2], DAYS[2], iter([batch(DAYS[2:3], NAMES)]), {})
     assert store.version("demo") == 1
     assert len(store.stored_files("demo")) == (damage == "flipped")
