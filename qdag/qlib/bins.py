@@ -48,11 +48,9 @@ class Bins:
         self.known: OrderedDict[str, tuple[Stamp, int, np.ndarray]] = OrderedDict()
         self.lock = Lock()
 
-    def clear(self) -> None:
-        """Forget every file."""
-        with self.lock:
-            self.known.clear()
-            self.held = 0
+    def __reduce__(self) -> tuple[type["Bins"], tuple[int]]:
+        # another process reads its files itself
+        return Bins, (self.limit,)
 
     def read(self, path: str) -> tuple[int, np.ndarray] | None:
         """Position of a file's first row in the calendar, and its float32 values; None without a file.

@@ -1,5 +1,6 @@
 """Which expressions the engine computes as Qlib does, and how far Qlib looks for each."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from qdag.qlib.grammar import check
 
 ALIGNING = frozenset(["Add", "Sub", "Mul", "Div"])
 """Operators for which Qlib joins series of other rows, NaN where one has none, as they are on a panel."""
+
+_CALLED = re.compile(r"(\w+)\(")
 
 OF_OTHERS = frozenset(["Mask", "ChangeInstrument"])
 """Operators whose rows are another instrument's in Qlib."""
@@ -83,6 +86,9 @@ class Sorter:
         return self.plans[texts]
 
     def _sorted(self, text: str) -> Ours | Theirs:
+        if foreign := sorted(name for name in set(_CALLED.findall(text)) if self._is_changed(name)):
+            check(text, self.registered)
+            return Theirs(text, f"{foreign[0]} is an operator of yours")
         try:
             made = plan({text: text}, allow_future=True)
             tree = parse(text)
@@ -90,9 +96,6 @@ class Sorter:
             check(text, self.registered)
             return Theirs(text, f"the engine does not take it ({str(error).splitlines()[0].removeprefix(f'{text}: ')})")
         names = {part.operator for part in _calls(tree)}
-        if foreign := sorted(name for name in names if self._is_changed(name)):
-            check(text, self.registered)
-            return Theirs(text, f"{foreign[0]} is an operator of yours")
         if names & OF_OTHERS:
             check(text, self.registered)
             return Theirs(text, "it reads another instrument, whose rows it takes")

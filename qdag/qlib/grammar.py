@@ -52,7 +52,9 @@ def check(text: str, operators: Collection[str]) -> None:
         raise ExpressionError(f"{text!r} is no expression: {error.msg}") from None
     except (ValueError, MemoryError, RecursionError):
         raise ExpressionError(f"{text[:80]!r} is no expression, or nested too deeply") from None
-    _Checker(text, operators).series(tree, 0)
+    checker = _Checker(text, operators)
+    if checker.series(tree, 0):
+        raise checker.refuse("nothing but a number")
 
 
 class _Checker:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from qdag.engine import Panel
+from qdag.settings import load_settings
 from qdag_tests.reference import nasty_panel, write_provider
 
 
@@ -74,3 +75,32 @@ def qlib_on() -> Start:
         return D
 
     return start
+
+
+TOML = """
+home = "home"
+horizons = [1, 5]
+[universes.toy]
+calendar = "XNYS"
+start = 2018-01-02
+end = 2018-12-31
+source = { kind = "synthetic", seed = 3, instruments = 6 }
+[universes.toy.pools]
+liquid = { kind = "top", size = 3 }
+[custom_factors]
+gap = "$open/Ref($close, 1)-1"
+"""
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The settings file of a home with the directory of bins, two tables of features, and labels."""
+    from qdag_tests import stages
+
+    path = tmp_path_factory.mktemp("toy") / "qdag.toml"
+    path.write_text(TOML)
+    settings = load_settings(path, {})
+    universe = settings.universe("toy")
+    for name in ("raw_ohlcv", "qlib_bin", "labels", "alpha158", "technical_indicators", "custom_factors"):
+        stages.compute(name, stages.Platform.open(settings), "toy", universe.start, universe.end)
+    return path

@@ -22,9 +22,7 @@ def both(start: Any, folder: Path, asks: list[tuple[Any, ...]], **options: Any) 
     answers = []
     for engine in (True, False):
         data = start(folder, engine, **options)
-        answers.append(
-            [data.features(ask[0], ask[1], *ask[2:4], **(ask[4] if len(ask) > 4 else {})) for ask in asks]
-        )
+        answers.append([data.features(ask[0], ask[1], *ask[2:4], **(ask[4] if len(ask) > 4 else {})) for ask in asks])
     return list(zip(*answers, strict=True))
 
 
