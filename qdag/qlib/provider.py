@@ -103,7 +103,7 @@ class EngineDatasetProvider(LocalDatasetProvider):  # type: ignore[misc]
             self._tell(f"Qlib computes everything: {reason}")
             return super().dataset(instruments, columns, start_time, end_time, freq, list(inst_processors))
         self._look(Path(C.dpm.get_data_uri(freq)))
-        spans = self._spans(instruments)
+        spans = self.spans(instruments)
         days = Cal.calendar(start_time, end_time, freq)
         if not len(days):
             log.warning("no session from %s to %s in the calendar: the answer is empty", start_time, end_time)
@@ -139,7 +139,7 @@ class EngineDatasetProvider(LocalDatasetProvider):  # type: ignore[misc]
             self.stamps[calendar] = stamp
             H.clear()
 
-    def _spans(self, instruments: Any) -> Spans:
+    def spans(self, instruments: Any) -> Spans:
         """The instruments asked, sorted, each with its spans; None where it has no such limits."""
         if isinstance(instruments, str):
             raise UnknownNameError(
@@ -174,7 +174,7 @@ class EngineDatasetProvider(LocalDatasetProvider):  # type: ignore[misc]
         high = range_.stop + max((one.future for one in ours), default=0)
         block = self._block(list(spans), sorted({field for one in ours for field in one.fields}), low, high)
         when = self._when()
-        allowed = _allowed(spans, when, low, high)
+        allowed = within(spans, when, low, high)
         inside = slice(range_.start - low, range_.stop - low)
         rows = Rows(list(spans), when[range_], None if allowed is None else allowed[:, inside])
         parts, asked = parts_of(wanted, block, inside.start, len(spans))
@@ -282,7 +282,7 @@ def _not_ours(freq: str) -> str:
     return ""
 
 
-def _allowed(spans: Spans, when: pd.DatetimeIndex, low: int, high: int) -> np.ndarray | None:
+def within(spans: Spans, when: pd.DatetimeIndex, low: int, high: int) -> np.ndarray | None:
     """Bool (instruments, high - low): positions within the spans; None where nobody has such limits."""
     if all(each is None for each in spans.values()):
         return None
