@@ -15,6 +15,7 @@ def init(
     universe: str | None = None,
     threads: int | None = None,
     cache_bytes: int | None = None,
+    processors: bool = True,
     **qlib_kwargs: Any,
 ) -> None:
     """Call ``qlib.init`` with the engine as its dataset provider.
@@ -25,6 +26,8 @@ def init(
     region : Qlib's trading rules; by default the universe's, else Qlib's own default
     universe : a universe of qdag's settings, whose directory and region are taken
     threads, cache_bytes : of ``EngineDatasetProvider``; its own defaults where None
+    processors : whether configurations that name Qlib's ``CSZScoreNorm``, ``CSZFillna`` or ``ProcessInf`` get qdag's,
+        in this process: the same bits without a pandas call for each day. False leaves Qlib's module as it is
     qlib_kwargs : everything else that ``qlib.init`` takes
 
     Raises
@@ -66,3 +69,7 @@ def init(
         },
         **qlib_kwargs,
     )
+    if processors:
+        from qdag.qlib.processors import use
+
+        use()
