@@ -41,7 +41,10 @@ ONLY_IN = {
     "baostock": ("sources/web/baostock.py",),
 }
 # Subclasses of Qlib's classes must be picklable, so they stand at module level; only functions import these modules.
-SUBCLASSING = ("models/datasets.py", "models/zoo.py", "qlib/handlers.py", "qlib/loader.py", "qlib/provider.py")
+SUBCLASSING = (
+    "models/datasets.py", "models/zoo.py", "qlib/handlers.py", "qlib/loader.py", "qlib/processors.py",
+    "qlib/provider.py",
+)  # fmt: skip
 LAZY = (
     "dagster", "dagster_webserver", "uvicorn", "index_constitution", "mlflow", "great_expectations", "jinja2", "qlib",
     "lightgbm", "exchange_calendars", "deltalake", "talib", "apprise", "requests", "tenacity", "yfinance", "akshare",

@@ -69,7 +69,7 @@ def qlib_on() -> Start:
     def start(folder: Path, engine: bool, **options: Any) -> Any:
         kept = {"kernels": 1, "expression_cache": None, "dataset_cache": None, "logging_level": 50} | options
         if engine:
-            qdag.qlib.init(folder, "us", **kept)
+            qdag.qlib.init(folder, "us", processors=False, **kept)
         else:
             qlib.init(provider_uri=str(folder), region="us", **kept)
         return D

@@ -202,7 +202,7 @@ def test_a_universe_of_the_settings(toy: Path, monkeypatch: pytest.MonkeyPatch) 
     import qdag.qlib
 
     monkeypatch.setenv("QDAG_CONFIG", str(toy))
-    qdag.qlib.init(universe="toy", logging_level=50)
+    qdag.qlib.init(universe="toy", processors=False, logging_level=50)
     from qlib.config import C
     from qlib.data import D
 

@@ -28,7 +28,7 @@ def on_toy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import qdag.qlib
 
     monkeypatch.setenv("QDAG_CONFIG", str(toy))
-    qdag.qlib.init(universe="toy", logging_level=50, kernels=1)
+    qdag.qlib.init(universe="toy", processors=False, logging_level=50, kernels=1)
     return qdag.qlib
 
 
@@ -73,7 +73,7 @@ def test_sessions_that_are_not_stored_are_computed(
     shutil.copytree(toy.parent, tmp_path / "copy")
     config = tmp_path / "copy" / "qdag.toml"
     monkeypatch.setenv("QDAG_CONFIG", str(config))
-    on_toy.init(universe="toy", logging_level=50)
+    on_toy.init(universe="toy", processors=False, logging_level=50)
     whole = all_of(on_toy.Alpha158Stored(**RANGE))
     platform = Platform.open(load_settings(config))
     gone = date(2018, 5, 1), date(2018, 5, 31)
@@ -109,7 +109,7 @@ def test_versions_that_are_pinned(toy: Path, on_toy: Any, tmp_path: Path, monkey
     shutil.copytree(toy.parent, tmp_path / "copy")
     config = tmp_path / "copy" / "qdag.toml"
     monkeypatch.setenv("QDAG_CONFIG", str(config))
-    on_toy.init(universe="toy", logging_level=50)
+    on_toy.init(universe="toy", processors=False, logging_level=50)
     platform = Platform.open(load_settings(config))
     store = platform.store
     versions = {"alpha158": store.version("alpha158"), "labels": store.version("labels")}
