@@ -12,15 +12,28 @@ from qdag.qlib.start import init
 
 if TYPE_CHECKING:
     from qdag.qlib.handlers import Alpha158Stored, Alpha360Stored, StoredHandler
+    from qdag.qlib.processors import CSZFillna, CSZScoreNorm, ProcessInf
     from qdag.qlib.provider import EngineDatasetProvider
 
-__all__ = ["Alpha158Stored", "Alpha360Stored", "EngineDatasetProvider", "StoredHandler", "init"]
+__all__ = [
+    "Alpha158Stored",
+    "Alpha360Stored",
+    "CSZFillna",
+    "CSZScoreNorm",
+    "EngineDatasetProvider",
+    "ProcessInf",
+    "StoredHandler",
+    "init",
+]
 
 _MODULES = {
     "EngineDatasetProvider": "provider",
     "StoredHandler": "handlers",
     "Alpha158Stored": "handlers",
     "Alpha360Stored": "handlers",
+    "CSZFillna": "processors",
+    "CSZScoreNorm": "processors",
+    "ProcessInf": "processors",
 }
 
 
