@@ -1,10 +1,16 @@
 """Rows of instruments by days as numbers, to put values of several origins into one frame."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+
+from qdag.store.arrow import days as dates_of
+from qdag.store.arrow import text_codes
+from qdag.store.threads import map_threads
 
 
 class Grid:
@@ -27,6 +33,17 @@ class Grid:
         row = name[index.codes[at[1]]]
         return np.where((row < 0) | (day < 0), -1, day * len(self.names) + row)
 
+    def row_codes(self, days: pa.ChunkedArray, instruments: pa.ChunkedArray) -> np.ndarray:
+        """Of a table's rows, from their dates and instruments, as ``codes``."""
+        texts, names = text_codes(instruments)
+        row = pd.Index(self.names, dtype=object).get_indexer(pd.Index(names, dtype=object))[texts]
+        at = dates_of(days)
+        own = self.days.to_numpy().astype("M8[D]")
+        day = np.searchsorted(own, at)
+        known = (row >= 0) & (day < len(own))
+        known[known] = own[day[known]] == at[known]
+        return np.where(known, day * len(self.names) + row, -1)
+
     def positions(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(instrument, day) of rows."""
         day, name = np.divmod(codes, max(len(self.names), 1))
@@ -44,7 +61,7 @@ class Grid:
 
 
 def put_rows(
-    block: np.ndarray, columns: list[int], wanted: np.ndarray, codes: np.ndarray, values: np.ndarray
+    block: np.ndarray, columns: Sequence[int], wanted: np.ndarray, codes: np.ndarray, values: Sequence[Any]
 ) -> np.ndarray:
     """Put rows of some columns where they belong; which of the rows wanted were there.
 
@@ -52,17 +69,23 @@ def put_rows(
     ----------
     block : (columns, rows wanted)
     wanted : codes, increasing
-    codes, values : (rows,) and (len(columns), rows)
+    codes : int64 (rows,); rows of others are left out
+    values : of each of the columns (rows,), arrays of NumPy or Arrow, nulls as NaN
     """
-    if np.array_equal(codes, wanted):
-        for column, row in zip(columns, values, strict=True):
-            block[column] = row
-        return np.ones(len(wanted), bool)
     at = np.searchsorted(wanted, codes)
     fits = at < len(wanted)
     fits[fits] = wanted[at[fits]] == codes[fits]
-    for column, row in zip(columns, values, strict=True):
-        block[column, at[fits]] = row[fits]
+    everything, whole = bool(fits.all()), np.array_equal(codes, wanted)
+    to = at if everything else at[fits]
+
+    def put(one: int) -> None:
+        given = values[one] if isinstance(values[one], np.ndarray) else values[one].to_numpy()
+        if whole:
+            block[columns[one]] = given
+        else:
+            block[columns[one], to] = given if everything else given[fits]
+
+    list(map_threads(put, range(len(columns))))
     has = np.zeros(len(wanted), bool)
-    has[at[fits]] = True
+    has[to] = True
     return has

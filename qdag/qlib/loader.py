@@ -1,13 +1,14 @@
 """Stored tables as a loader of Qlib. Importing this module imports Qlib."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from qlib.config import C
 from qlib.data.data import Cal, D, DatasetD
 from qlib.data.dataset.loader import DataLoader
@@ -15,7 +16,7 @@ from qlib.data.dataset.loader import DataLoader
 from qdag.assets.labels import expressions as label_expressions
 from qdag.errors import MissingDataError, SettingsError, unknown
 from qdag.features.catalogue import feature_set, feature_sets
-from qdag.models.frames import feature_frame, feature_names, label_frame
+from qdag.models.frames import feature_names
 from qdag.qlib.grid import Grid, put_rows
 from qdag.qlib.provider import DAY, EngineDatasetProvider, within
 from qdag.schema import LABELS
@@ -118,8 +119,7 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
         if not len(days) or not spans:
             log.warning("no session of an instrument from %s to %s: the answer is empty", start_time, end_time)
         elif self.versions:
-            tables = {table: columns[:1] for table, columns in self.features.items()}
-            wanted = grid.codes(self._read(tables, grid).index)
+            wanted = np.unique(np.concatenate([self._read(table, (), grid)[0] for table in self.features]))
             member = within(spans, days, 0, len(days))
             kept = wanted >= 0 if member is None else (wanted >= 0) & member[grid.positions(wanted)]
             wanted = wanted[kept]
@@ -131,8 +131,12 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
             if not self.suspended:
                 wanted, traded = wanted[traded], traded[traded]
         block = np.full((len(names), len(wanted)), np.nan, np.float32)
+        lacking: dict[bytes, tuple[np.ndarray, dict[int, str]]] = {}
         for columns in self._columns() if len(wanted) else ():
-            self._fill(columns, grid, wanted, traded, block, engine)
+            for rows, texts in self._fill(columns, grid, wanted, traded, block):
+                lacking.setdefault(rows.tobytes(), (rows, {}))[1].update(texts)
+        for rows, texts in lacking.values():
+            _compute(texts, grid, wanted, rows, block, engine)
         groups = ["feature"] * (len(names) - len(self.label_texts)) + ["label"] * len(self.label_texts)
         return pd.DataFrame(block.T, grid.index(wanted), pd.MultiIndex.from_arrays([groups, names]), copy=False)
 
@@ -181,35 +185,28 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
     def _exists(self, store: TableStore, table: str) -> bool:
         return store.exists(table) or table in self.versions
 
-    def _read(self, columns: Mapping[str, Sequence[str]], grid: Grid) -> pd.DataFrame:
+    def _read(self, table: str, columns: Iterable[str], grid: Grid) -> tuple[np.ndarray, pa.Table]:
+        """Codes of a table's rows, increasing, and the columns."""
         store, (first, last) = TableStore(self.settings.tables), grid.ends
-        if (labels := columns.get(LABELS)) is not None:
-            read = [label_frame(store, self.universe, name, first, last, None, self.versions) for name in labels]
-            return read[0] if len(read) == 1 else pd.concat(read, axis=1)
-        return feature_frame(store, self.universe, columns, first, last, None, self.versions)
+        asked = ["date", "instrument", *columns]
+        rows = store.read(table, self.universe, first, last, None, asked, self.versions.get(table))
+        codes = grid.row_codes(rows["date"], rows["instrument"])
+        return codes, rows.select(asked[2:])
 
     def _fill(
-        self,
-        columns: Columns,
-        grid: Grid,
-        wanted: np.ndarray,
-        traded: np.ndarray | None,
-        block: np.ndarray,
-        engine: EngineDatasetProvider,
-    ) -> None:
-        """Put a table's columns into the block (columns, rows), and what the table lacks from the engine."""
+        self, columns: Columns, grid: Grid, wanted: np.ndarray, traded: np.ndarray | None, block: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+        """Put a table's columns into the block (columns, rows); which rows lack which expressions."""
         has = np.zeros(len(wanted), bool)
         if columns.table:
-            frame = self._read({columns.table: list(columns.stored)}, grid)
-            has = put_rows(block, list(columns.stored.values()), wanted, grid.codes(frame.index), frame.to_numpy().T)
+            codes, rows = self._read(columns.table, columns.stored, grid)
+            has = put_rows(block, list(columns.stored.values()), wanted, codes, rows.columns)
         never = {place: text for place, text in columns.computed.items() if place not in columns.stored.values()}
         if traded is None:
             if never:
                 what = ", ".join(sorted(never.values())[:3])
                 raise MissingDataError(f"{what} is not stored, and nothing is computed where versions are given")
             return
-        if never:
-            self._compute(never, grid, wanted, np.ones(len(wanted), bool), block, engine)
         again = {place: text for place, text in columns.computed.items() if place not in never}
         absent = ~has & traded
         if columns.table and absent.any():
@@ -220,29 +217,31 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
                     f"{said} are not stored, and not all of its columns are expressions; materialize {columns.table}"
                 )
             log.warning("%s are not stored: the engine computes them", said)
+        if never:
+            yield np.ones(len(wanted), bool), never
         if again and not has.all():
-            self._compute(again, grid, wanted, ~has, block, engine)
+            yield ~has, again
 
-    def _compute(
-        self,
-        texts: Mapping[int, str],
-        grid: Grid,
-        wanted: np.ndarray,
-        which: np.ndarray,
-        block: np.ndarray,
-        engine: EngineDatasetProvider,
-    ) -> None:
-        """Values of expressions, by place in the block, for some of the rows, a year at a time where they are few."""
-        names, days = grid.positions(wanted[which])
-        years = np.asarray(grid.days.year)[days] if which.mean() < 0.5 else np.zeros(len(days), int)
-        for year in np.unique(years):
-            inside = years == year
-            some = [grid.names[i] for i in np.unique(names[inside])]
-            first, last = grid.days[days[inside].min()], grid.days[days[inside].max()]
-            frame = engine.dataset(some, list(texts.values()), first, last)
-            codes = grid.codes(frame.index)
-            kept = np.isin(codes, wanted[which][inside], assume_unique=True)
-            put_rows(block, list(texts), wanted, codes[kept], frame.to_numpy().T[:, kept])
+
+def _compute(
+    texts: Mapping[int, str],
+    grid: Grid,
+    wanted: np.ndarray,
+    which: np.ndarray,
+    block: np.ndarray,
+    engine: EngineDatasetProvider,
+) -> None:
+    """Values of expressions, by place in the block, for some of the rows, a year at a time where they are few."""
+    names, days = grid.positions(wanted[which])
+    years = np.asarray(grid.days.year)[days] if which.mean() < 0.5 else np.zeros(len(days), int)
+    for year in np.unique(years):
+        inside = years == year
+        some = [grid.names[i] for i in np.unique(names[inside])]
+        first, last = grid.days[days[inside].min()], grid.days[days[inside].max()]
+        frame = engine.dataset(some, list(texts.values()), first, last)
+        codes = grid.codes(frame.index)
+        kept = np.isin(codes, wanted[which][inside], assume_unique=True)
+        put_rows(block, list(texts), wanted, codes[kept], list(frame.to_numpy().T[:, kept]))
 
 
 def _chosen(settings: "Settings", names: Sequence[str]) -> dict[str, tuple[str, ...]]:
