@@ -109,7 +109,7 @@ def compare(panel: Panel, set_name: str) -> dict[str, Row]:
     """Compare one set on one panel, whose provider Qlib is pointed at."""
     formulas = texts(set_name)
     ours, theirs = compute(formulas, panel), qlib_features(formulas, panel)
-    rows = {name: _row(panel, formulas[name], ours[name], theirs[name]) for name in formulas}
+    rows = {name: judged(panel, formulas[name], ours[name], theirs[name]) for name in formulas}
     _ask_alone(panel, formulas, rows)
     return rows
 
@@ -133,7 +133,8 @@ def _ask_alone(panel: Panel, formulas: dict[str, str], rows: dict[str, Row]) -> 
             rows[name].alone += bool(same or abs(mine - value) <= TOLERANCE * abs(value))
 
 
-def _row(panel: Panel, text: str, ours: np.ndarray, theirs: np.ndarray) -> Row:
+def judged(panel: Panel, text: str, ours: np.ndarray, theirs: np.ndarray) -> Row:
+    """The cells of one expression, (I, S) arrays of both, those apart sorted by cause."""
     row = Row(cells=int(panel.exists().sum()))
     finite = np.isfinite(ours) & np.isfinite(theirs)
     a, b = ours.astype(float), theirs.astype(float)

@@ -1,0 +1,91 @@
+"""Rows of instruments by days as numbers, to put values of several origins into one frame."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from qdag.store.arrow import days as dates_of
+from qdag.store.arrow import text_codes
+from qdag.store.threads import map_threads
+
+
+class Grid:
+    """Instruments by days: rows as one number each, in the order of (datetime, instrument)."""
+
+    def __init__(self, names: list[str], days: pd.DatetimeIndex):
+        self.names = names
+        self.days = days
+
+    @property
+    def ends(self) -> tuple[date, date]:
+        return self.days[0].date(), self.days[-1].date()
+
+    def codes(self, index: pd.Index) -> np.ndarray:
+        """Of a frame's rows, int64; those of other instruments are -1."""
+        assert isinstance(index, pd.MultiIndex)
+        at = [index.names.index(name) for name in ("datetime", "instrument")]
+        day = self.days.get_indexer(index.levels[at[0]])[index.codes[at[0]]].astype(np.int64)
+        name = pd.Index(self.names, dtype=object).get_indexer(pd.Index(index.levels[at[1]], dtype=object))
+        row = name[index.codes[at[1]]]
+        return np.where((row < 0) | (day < 0), -1, day * len(self.names) + row)
+
+    def row_codes(self, days: pa.ChunkedArray, instruments: pa.ChunkedArray) -> np.ndarray:
+        """Of a table's rows, from their dates and instruments, as ``codes``."""
+        texts, names = text_codes(instruments)
+        row = pd.Index(self.names, dtype=object).get_indexer(pd.Index(names, dtype=object))[texts]
+        at = dates_of(days)
+        own = self.days.to_numpy().astype("M8[D]")
+        day = np.searchsorted(own, at)
+        known = (row >= 0) & (day < len(own))
+        known[known] = own[day[known]] == at[known]
+        return np.where(known, day * len(self.names) + row, -1)
+
+    def positions(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(instrument, day) of rows."""
+        day, name = np.divmod(codes, max(len(self.names), 1))
+        return name, day
+
+    def index(self, codes: np.ndarray) -> pd.MultiIndex:
+        """Sorted rows as Qlib's index, levels of what is there only."""
+        name, day = self.positions(codes)
+        parts: list[Any] = []
+        for positions, size in ((day, len(self.days)), (name, len(self.names))):
+            there = np.bincount(positions, minlength=size) > 0
+            parts.append((np.flatnonzero(there), (np.cumsum(there) - 1)[positions]))
+        levels: list[Any] = [self.days[parts[0][0]], pd.Index([self.names[i] for i in parts[1][0]])]
+        return pd.MultiIndex(levels, [p[1] for p in parts], names=["datetime", "instrument"], verify_integrity=False)
+
+
+def put_rows(
+    block: np.ndarray, columns: Sequence[int], wanted: np.ndarray, codes: np.ndarray, values: Sequence[Any]
+) -> np.ndarray:
+    """Put rows of some columns where they belong; which of the rows wanted were there.
+
+    Parameters
+    ----------
+    block : (columns, rows wanted)
+    wanted : codes, increasing
+    codes : int64 (rows,); rows of others are left out
+    values : of each of the columns (rows,), arrays of NumPy or Arrow, nulls as NaN
+    """
+    at = np.searchsorted(wanted, codes)
+    fits = at < len(wanted)
+    fits[fits] = wanted[at[fits]] == codes[fits]
+    everything, whole = bool(fits.all()), np.array_equal(codes, wanted)
+    to = at if everything else at[fits]
+
+    def put(one: int) -> None:
+        given = values[one] if isinstance(values[one], np.ndarray) else values[one].to_numpy()
+        if whole:
+            block[columns[one]] = given
+        else:
+            block[columns[one], to] = given if everything else given[fits]
+
+    list(map_threads(put, range(len(columns))))
+    has = np.zeros(len(wanted), bool)
+    has[to] = True
+    return has
