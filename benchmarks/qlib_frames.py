@@ -73,7 +73,7 @@ def matrix(panel: Panel, frame: pd.DataFrame, at: int) -> np.ndarray:
 
 
 def asked(data: Any, instruments: Any, formulas: list[str], ends: tuple[str, str], engine: bool) -> Any:
-    """The frame; None where Qlib fails: its EMA and WMA cannot take an instrument without rows."""
+    """The frame; None where Qlib fails: its Delta over all history cannot take a span without rows."""
     try:
         return data.features(instruments, formulas, *ends, disk_cache=0)
     except IndexError:
