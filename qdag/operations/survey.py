@@ -119,6 +119,9 @@ def _computed_columns(platform: Platform, lineage: Lineage, found: Stale) -> tup
         return None
     reads = {other.name: other.reads(platform.settings, universe) for other in whole}
     reads[asset.name] = asset.reads(platform.settings, universe, old)
+    if any(one.asset not in reads for one in reads[asset.name]):
+        # what it read is no asset any more
+        return None
     # what would be stale if it were still defined as it was, and all that it reads up to date
     defined = whole.versions(universe) | {asset.name: old.version}
     before = lineage.stale({name: read for name, read in reads.items() if read}, defined)[asset.name]
