@@ -11,8 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent / "docs" / "benchmarks.md"
-NAMES = ("alpha158", "scale", "ingest", "qlib_bin", "quality", "overhead", "factor_metrics", "bookkeeping", "days",
-         "attack_loop", "power_cut")  # fmt: skip
+NAMES = ("alpha158", "qlib_dropin", "qlib_workflow", "scale", "ingest", "qlib_bin", "quality", "overhead",
+         "factor_metrics", "bookkeeping", "days", "attack_loop", "power_cut")  # fmt: skip
 
 
 def main() -> int:
