@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from qdag.store.arrow import days as dates_of
+from qdag.store.arrow import days as days_of
 from qdag.store.arrow import text_codes
-from qdag.store.threads import map_threads
 
 
 class Grid:
@@ -33,11 +32,11 @@ class Grid:
         row = name[index.codes[at[1]]]
         return np.where((row < 0) | (day < 0), -1, day * len(self.names) + row)
 
-    def row_codes(self, days: pa.ChunkedArray, instruments: pa.ChunkedArray) -> np.ndarray:
+    def row_codes(self, rows: pa.Table) -> np.ndarray:
         """Of a table's rows, from their dates and instruments, as ``codes``."""
-        texts, names = text_codes(instruments)
+        texts, names = text_codes(rows["instrument"])
         row = pd.Index(self.names, dtype=object).get_indexer(pd.Index(names, dtype=object))[texts]
-        at = dates_of(days)
+        at = days_of(rows["date"])
         own = self.days.to_numpy().astype("M8[D]")
         day = np.searchsorted(own, at)
         known = (row >= 0) & (day < len(own))
@@ -61,9 +60,14 @@ class Grid:
 
 
 def put_rows(
-    block: np.ndarray, columns: Sequence[int], wanted: np.ndarray, codes: np.ndarray, values: Sequence[Any]
-) -> np.ndarray:
-    """Put rows of some columns where they belong; which of the rows wanted were there.
+    block: np.ndarray,
+    columns: Sequence[int],
+    wanted: np.ndarray,
+    codes: np.ndarray,
+    values: Sequence[Any],
+    has: np.ndarray | None = None,
+) -> None:
+    """Put rows of some columns where they belong.
 
     Parameters
     ----------
@@ -71,21 +75,18 @@ def put_rows(
     wanted : codes, increasing
     codes : int64 (rows,); rows of others are left out
     values : of each of the columns (rows,), arrays of NumPy or Arrow, nulls as NaN
+    has : bool (rows wanted,), in which the rows that came are marked
     """
     at = np.searchsorted(wanted, codes)
     fits = at < len(wanted)
     fits[fits] = wanted[at[fits]] == codes[fits]
-    everything, whole = bool(fits.all()), np.array_equal(codes, wanted)
-    to = at if everything else at[fits]
-
-    def put(one: int) -> None:
-        given = values[one] if isinstance(values[one], np.ndarray) else values[one].to_numpy()
-        if whole:
-            block[columns[one]] = given
-        else:
-            block[columns[one], to] = given if everything else given[fits]
-
-    list(map_threads(put, range(len(columns))))
-    has = np.zeros(len(wanted), bool)
-    has[to] = True
-    return has
+    at = at[fits]
+    if not len(at):
+        return
+    whole, one_after_the_other = len(at) == len(codes), at[-1] - at[0] == len(at) - 1
+    to = slice(at[0], at[-1] + 1) if one_after_the_other and (np.diff(at) == 1).all() else at
+    for column, given in zip(columns, values, strict=True):
+        given = given if isinstance(given, np.ndarray) else given.to_numpy()
+        block[column, to] = given if whole else given[fits]
+    if has is not None:
+        has[to] = True

@@ -1,7 +1,7 @@
 """Stored tables as a loader of Qlib. Importing this module imports Qlib."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from qdag.features.catalogue import feature_set, feature_sets
 from qdag.models.frames import feature_names
 from qdag.qlib.grid import Grid, put_rows
 from qdag.qlib.provider import DAY, EngineDatasetProvider, within
-from qdag.schema import LABELS
+from qdag.schema import LABELS, ROW
 from qdag.store.tables import TableStore
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
         if not len(days) or not spans:
             log.warning("no session of an instrument from %s to %s: the answer is empty", start_time, end_time)
         elif self.versions:
-            wanted = np.unique(np.concatenate([self._read(table, (), grid)[0] for table in self.features]))
+            wanted = np.unique(np.concatenate([self._rows(table, grid) for table in self.features]))
             member = within(spans, days, 0, len(days))
             kept = wanted >= 0 if member is None else (wanted >= 0) & member[grid.positions(wanted)]
             wanted = wanted[kept]
@@ -185,13 +185,26 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
     def _exists(self, store: TableStore, table: str) -> bool:
         return store.exists(table) or table in self.versions
 
-    def _read(self, table: str, columns: Iterable[str], grid: Grid) -> tuple[np.ndarray, pa.Table]:
-        """Codes of a table's rows, increasing, and the columns."""
-        store, (first, last) = TableStore(self.settings.tables), grid.ends
-        asked = ["date", "instrument", *columns]
-        rows = store.read(table, self.universe, first, last, None, asked, self.versions.get(table))
-        codes = grid.row_codes(rows["date"], rows["instrument"])
-        return codes, rows.select(asked[2:])
+    def _rows(self, table: str, grid: Grid) -> np.ndarray:
+        """Codes of a table's rows."""
+        store, version = TableStore(self.settings.tables), self.versions.get(table)
+        found = store.each(table, self.universe, grid.row_codes, *grid.ends, ROW, version)
+        return np.concatenate(list(found))
+
+    def _read(
+        self, table: str, places: Mapping[str, int], grid: Grid, wanted: np.ndarray, block: np.ndarray
+    ) -> np.ndarray:
+        """Put a table's columns into their places; which of the rows wanted it has."""
+        store, has = TableStore(self.settings.tables), np.zeros(len(wanted), bool)
+
+        def put(rows: pa.Table) -> None:
+            columns = [rows[column] for column in places]
+            put_rows(block, list(places.values()), wanted, grid.row_codes(rows), columns, has)
+
+        version = self.versions.get(table)
+        for _ in store.each(table, self.universe, put, *grid.ends, [*ROW, *places], version):
+            pass
+        return has
 
     def _fill(
         self, columns: Columns, grid: Grid, wanted: np.ndarray, traded: np.ndarray | None, block: np.ndarray
@@ -199,8 +212,7 @@ class StoredLoader(DataLoader):  # type: ignore[misc]
         """Put a table's columns into the block (columns, rows); which rows lack which expressions."""
         has = np.zeros(len(wanted), bool)
         if columns.table:
-            codes, rows = self._read(columns.table, columns.stored, grid)
-            has = put_rows(block, list(columns.stored.values()), wanted, codes, rows.columns)
+            has = self._read(columns.table, columns.stored, grid, wanted, block)
         never = {place: text for place, text in columns.computed.items() if place not in columns.stored.values()}
         if traded is None:
             if never:

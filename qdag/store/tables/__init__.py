@@ -23,7 +23,7 @@ does turning rows into panels (``qdag.store.bars``).
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,8 @@ from qdag.store.tables.write import check_schema
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+Result = TypeVar("Result")
 
 
 class TableStore:
@@ -208,6 +210,23 @@ class TableStore:
             A version that is gone, or a file that is damaged.
         """
         return reading.read(self._location, name, universe, start, end, instruments, columns, version, match)
+
+    def each(
+        self,
+        name: str,
+        universe: str,
+        then: Callable[[pa.Table], Result],
+        start: date | None = None,
+        end: date | None = None,
+        columns: Sequence[str] = (),
+        version: int | None = None,
+    ) -> Iterator[Result]:
+        """What ``then`` gives of every part of the rows that :meth:`read` gives, in order, a few months each.
+
+        For what need not be in memory twice: ``then`` is called by the threads that read, several at once, and what it
+        is given is freed when it is done. Errors are those of ``read``.
+        """
+        return reading.each(self._location, name, universe, start, end, columns, version, then)
 
     def sessions(self, name: str, universe: str, version: int | None = None) -> np.ndarray:
         """Distinct stored dates of a universe, sorted, datetime64[D]; from file statistics where a file is one day."""

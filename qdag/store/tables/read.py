@@ -1,8 +1,8 @@
 """Rows of a version: sorted by date, of a universe and a range of days; sessions and counts without reading all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
     from deltalake import DeltaTable
     from pyarrow.fs import FileSystem
+
+Result = TypeVar("Result")
 
 COLUMN_MONTHS = 64
 """So many columns times months are read and sorted as one part: few calls for narrow tables, little memory for wide."""
@@ -50,6 +52,21 @@ def read(
     )
 
 
+def each(
+    location: Location,
+    name: str,
+    universe: str,
+    start: date | None,
+    end: date | None,
+    columns: Sequence[str],
+    version: int | None,
+    then: Callable[[pa.Table], Result],
+) -> Iterator[Result]:
+    """What ``then`` gives as of ``TableStore.each``."""
+    table = location.table(name, version)
+    yield from _each(location, name, table, universe, start, end, None, columns, None, then)
+
+
 def _read(
     location: Location,
     name: str,
@@ -61,10 +78,27 @@ def _read(
     columns: tuple[str, ...] | None,
     match: tuple[str, str] | None,
 ) -> pa.Table:
+    wanted = column_names(table) if columns is None else columns
+    parts = list(_each(location, name, table, universe, start, end, instruments, wanted, match, lambda part: part))
+    return pa.concat_tables(parts).replace_schema_metadata(None)
+
+
+def _each(
+    location: Location,
+    name: str,
+    table: "DeltaTable",
+    universe: str,
+    start: date | None,
+    end: date | None,
+    instruments: tuple[str, ...] | str | None,
+    wanted: Sequence[str],
+    match: tuple[str, str] | None,
+    then: Callable[[pa.Table], Result],
+) -> Iterator[Result]:
+    """Of every part, sorted and at least one, what ``then`` gives in the thread that has read it."""
     import pyarrow.dataset as pads
 
-    stored = column_names(table)
-    wanted = list(stored if columns is None else columns)
+    stored, wanted = column_names(table), list(wanted)
     for column in wanted:
         if column not in stored:
             raise unknown(f"column of table {name!r}", column, stored)
@@ -86,7 +120,7 @@ def _read(
     picky = instruments is not None or match is not None
 
     # a few months at a time: mostly in order already, and what is not is sorted in small parts
-    def ordered(some: Sequence[str]) -> pa.Table:
+    def ordered(some: Sequence[str]) -> Result:
         whole = [f for month in some if not picky and _inside(month, start, end) for f in months[month]]
         partly = [f for month in some if picky or not _inside(month, start, end) for f in months[month]]
         found = [_whole_file(dataset.filesystem, fragment.path, schema, universe) for fragment in whole]
@@ -95,15 +129,14 @@ def _read(
             some_rows = files.to_table(needed, condition, fragment_scan_options=checked_pages())
             found.append(_as_schema(some_rows, schema))
         part = pa.concat_tables(found)
-        return part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
+        part = part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
+        return then(part.select(wanted))
 
+    if not months:
+        yield then(schema.empty_table().select(wanted))
     step, every = max(1, COLUMN_MONTHS // len(needed)), sorted(months)
-    found = map_threads(ordered, [every[at : at + step] for at in range(0, len(every), step)])
     with naming_damage(location, name, table, dataset, condition):
-        parts = [part for part in found if part.num_rows]
-    if not parts:
-        parts = [with_plain_types(dataset.schema.empty_table().select(needed))]
-    return pa.concat_tables(parts).select(wanted).replace_schema_metadata(None)
+        yield from map_threads(ordered, [every[at : at + step] for at in range(0, len(every), step)])
 
 
 def _inside(month: str, start: date | None, end: date | None) -> bool:
