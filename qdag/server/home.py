@@ -36,6 +36,8 @@ def prepare(settings: Settings, config: str | None = None) -> Path:
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
     # a waiting OpenMP thread that spins takes the processor from the one it waits for, when others use it too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Qlib imports MLflow, whose level is what it was at the first import
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     return folder
 
 
