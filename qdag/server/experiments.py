@@ -46,6 +46,7 @@ class Experiments:
         self._page = (head + tag + _SCRIPT % (json.dumps(_REMEMBERED), json.dumps(first)) + rest).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
         if scope["type"] == "http" and scope["path"].startswith(ASSISTANT):
             await _answer(send, 403, b"text/plain", b"the assistant is not offered here\n")
         elif scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
