@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qdag.models.tracking import prepare_store
+from qdag.models.connection import prepare_store
 from qdag.server.guard import Application, Receive, Scope, Send
 from qdag.settings import Settings, load_settings
 
