@@ -178,7 +178,7 @@ def materialized() -> dict[str, int]:
 def active() -> int:
     import dagster as dg
 
-    from qdag.defs.automation import BUSY
+    from qdag.defs.requests import BUSY
 
     with dg.DagsterInstance.get() as instance:
         return len(instance.get_runs(dg.RunsFilter(statuses=BUSY)))

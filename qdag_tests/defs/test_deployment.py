@@ -17,7 +17,8 @@ import sqlalchemy as db
 import yaml
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 
-from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
+from qdag.defs.event_log import PostgresEventLog, SqliteEventLog
+from qdag.defs.storage import BATCH_VARIABLE, QdagStorage, psycopg2_url
 from qdag.settings import CODE_LOCATION, POSTGRES_VARIABLE, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
