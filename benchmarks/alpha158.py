@@ -211,6 +211,22 @@ def scale(threads: int, instruments: int = 5_000, sessions: int = 2_600) -> None
     )
 
 
+def beside_kunquant(panel: Panel, threads: int, fresh: Callable[[], object], reused: Callable[[], object]) -> None:
+    """A row for each layout of KunQuant's, with new and with given memory for the results."""
+    try:
+        runs, compile_seconds = kunquant_runs(panel, threads)
+    except ImportError:
+        print(f"| KunQuant is not installed: {install_command('bench')} | | | | |")
+        return
+    for layout, calls in runs.items():
+        for note, ours, theirs in zip(("", ", results in given memory"), (fresh, reused), calls, strict=True):
+            theirs()
+            # in turn, so that both see the same machine
+            pairs = np.median([(*timed(ours, 1), *timed(theirs, 1)) for _ in range(REPEATS)], axis=0)
+            _row(f"KunQuant float32, {layout}{note}", *pairs)
+    print(f"| KunQuant's compilation, of all layouts | {compile_seconds:.1f} | | | |")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instruments", type=int, default=304)
@@ -237,18 +253,7 @@ def main() -> int:
         wall, processor = timed(call)
         print(f"| {name} | {wall:.3f} | {processor:.3f} | | |")
     if "kunquant" not in options.skip:
-        try:
-            runs, compile_seconds = kunquant_runs(panel, options.threads)
-        except ImportError:
-            print(f"| KunQuant is not installed: {install_command('bench')} | | | | |")
-        else:
-            for layout, calls in runs.items():
-                for note, ours, theirs in zip(("", ", results in given memory"), (fresh, reused), calls, strict=True):
-                    theirs()
-                    # in turn, so that both see the same machine
-                    pairs = np.median([(*timed(ours, 1), *timed(theirs, 1)) for _ in range(REPEATS)], axis=0)
-                    _row(f"KunQuant float32, {layout}{note}", *pairs)
-            print(f"| KunQuant's compilation, of all layouts | {compile_seconds:.1f} | | | |")
+        beside_kunquant(panel, options.threads, fresh, reused)
     if "qlib" not in options.skip:
         for kernels, seconds in qlib_seconds(panel).items():
             wall, _ = timed(fresh)

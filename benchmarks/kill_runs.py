@@ -178,7 +178,7 @@ def materialized() -> dict[str, int]:
 def active() -> int:
     import dagster as dg
 
-    from qdag.defs.automation import BUSY
+    from qdag.defs.requests import BUSY
 
     with dg.DagsterInstance.get() as instance:
         return len(instance.get_runs(dg.RunsFilter(statuses=BUSY)))
@@ -189,6 +189,38 @@ def statuses() -> Counter[str]:
 
     with dg.DagsterInstance.get() as instance:
         return Counter(run.status.value for run in instance.get_runs())
+
+
+def strike(site: Site, kind: str, chance: random.Random, platform: Any, began: float) -> list[str]:
+    """Kill one process of a kind and wait a while; the kind, where one was there."""
+    if not (pids := site.processes(kind)):
+        return []
+    pid, pause = chance.choice(pids), DOWN_SECONDS if kind == "database" else chance.uniform(0, 5)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return []
+    last = "factor_metrics"
+    there = len(platform.store.sessions(last, "us")) if platform.store.exists(last) else 0
+    print(f"{time.monotonic() - began:7.0f} {kind:<12} {pid:>8} {pause:8.1f} {there:>28}", flush=True)
+    time.sleep(pause)
+    return [kind]
+
+
+def judge(platform: Any, whole: Any, told: dict[str, int], sessions: int) -> bool:
+    """Print asset by asset what is stored beside an undisturbed build; whether all of it is equal and told."""
+    print(f"\n{'asset':<22} {'rows':>9} {'rows undisturbed':>17} {'equal':>6} {'partitions':>11}")
+    good = complete(platform, whole)
+    for name in chain():
+        if name == "qlib_bin":
+            folders = (one.settings.provider("us") for one in (platform, whole))
+            same, rows = same_files(*folders), ("-", "-")
+        else:
+            mine, other = platform.store.read(name, "us"), whole.store.read(name, "us")
+            same, rows = mine.equals(other), (mine.num_rows, other.num_rows)
+        good &= same and told[name] == sessions
+        print(f"{name:<22} {rows[0]:>9} {rows[1]:>17} {'yes' if same else 'NO':>6} {told[name]:>5} of {sessions}")
+    return good
 
 
 def main() -> int:
@@ -231,18 +263,7 @@ def main() -> int:
                     site.restore()
                     time.sleep(0.5)
                 time.sleep(chance.uniform(0, given.pause))
-                kind = chance.choice(kinds)
-                pids = site.processes(kind)
-                if pids:
-                    pid, pause = chance.choice(pids), DOWN_SECONDS if kind == "database" else chance.uniform(0, 5)
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(kind)
-                        last = "factor_metrics"
-                        there = len(platform.store.sessions(last, "us")) if platform.store.exists(last) else 0
-                        second = time.monotonic() - began
-                        print(f"{second:7.0f} {kind:<12} {pid:>8} {pause:8.1f} {there:>28}", flush=True)
-                        time.sleep(pause)
+                killed += strike(site, chance.choice(kinds), chance, platform, began)
                 site.restore()
             else:
                 site.restore()
@@ -259,16 +280,7 @@ def main() -> int:
         f"\n{len(killed)} kills ({', '.join(f'{n} {k}' for k, n in Counter(killed).items())}) in {seconds:.0f} s; "
         f"runs: {', '.join(f'{n} {s}' for s, n in runs.items())}"
     )
-    print(f"\n{'asset':<22} {'rows':>9} {'rows undisturbed':>17} {'equal':>6} {'partitions':>11}")
-    good = complete(platform, whole)
-    for name in chain():
-        if name == "qlib_bin":
-            same, rows = same_files(settings.provider("us"), whole.settings.provider("us")), ("-", "-")
-        else:
-            mine, other = platform.store.read(name, "us"), whole.store.read(name, "us")
-            same, rows = mine.equals(other), (mine.num_rows, other.num_rows)
-        good &= same and told[name] == len(days)
-        print(f"{name:<22} {rows[0]:>9} {rows[1]:>17} {'yes' if same else 'NO':>6} {told[name]:>5} of {len(days)}")
+    good = judge(platform, whole, told, len(days))
     if good and len(killed) >= given.kills:
         shutil.rmtree(folder)
         return 0

@@ -212,7 +212,7 @@ def _best(metrics: Any, horizon: int, pool: str, n: int) -> list[str]:
     from qdag.factors.report import top_factors
 
     best = top_factors(metrics, horizon, n, pool=pool)
-    return best.loc[best["mean_rank_ic"].notna(), "factor"].tolist()  # type: ignore[no-any-return]
+    return best.loc[best["mean_rank_ic"].notna(), "factor"].tolist()
 
 
 def _ic_drop(

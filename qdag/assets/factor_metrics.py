@@ -56,7 +56,7 @@ class FactorMetrics(Asset):
     def reads(self, settings: Settings, universe: str, defined: Definition | None = None) -> tuple[Reads, ...]:
         """Labels are read too, but only what had become known by the session, which is told by the directory, and the
         metrics of the sessions before; see :meth:`unsound`."""
-        from qdag.factors.metrics import ICIR_WINDOW
+        from qdag.factors.dates import ICIR_WINDOW
 
         columns = (defined or self.definition(settings, universe)).columns
         tables = dict.fromkeys(name.split(".", 1)[0] for name in columns)
@@ -112,7 +112,8 @@ class FactorMetrics(Asset):
 
         Once for all instruments and once for each configured pool, whose members are those of the signal session.
         """
-        from qdag.factors.metrics import history_sessions, iter_factor_metrics, signal_sessions
+        from qdag.factors.dates import history_sessions, signal_sessions
+        from qdag.factors.metrics import iter_factor_metrics
         from qdag.factors.report import leading_rank_ic, top_factors
 
         settings, spec = platform.settings, FACTOR_METRICS

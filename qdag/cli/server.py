@@ -9,7 +9,6 @@ from qdag.cli.console import FAILED, Config, open_settings, screen, show_table
 
 def doctor(config: Config = None) -> None:
     """What is available on this machine, and what to do about what is not."""
-
     from qdag.server.doctor import examine
 
     findings = list(examine(config))

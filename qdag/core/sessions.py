@@ -92,7 +92,7 @@ class SessionCalendar:
                 f"{abs(n)} sessions {'after' if n > 0 else 'before'} {day} lie outside calendar {self.name} "
                 f"({self.all[0]} to {self.all[-1]}); choose a nearer day or widen the universe's range"
             )
-        return self.all[at].item()  # type: ignore[no-any-return]
+        return self.all[at].item()
 
     def month_ends(self) -> np.ndarray:
         """The last exchange session of every month, where it lies in the calendar; datetime64[D]."""
@@ -119,7 +119,7 @@ class SessionCalendar:
         closed = closed[closed <= self.all[-1]]
         if not len(closed):
             raise SessionError(f"no session of calendar {self.name} has closed by {now}; the first is {self.all[0]}")
-        return closed[-1].item()  # type: ignore[no-any-return]
+        return closed[-1].item()
 
     def closed_between(self, start: date, end: date, now: datetime) -> np.ndarray:
         """Sessions of :meth:`between` whose close is at or before ``now``: those that can have their data.

@@ -1,0 +1,1 @@
+"""Dagster's view of the chain: assets, checks, jobs, sensors, schedules, storage and launcher."""

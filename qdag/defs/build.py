@@ -9,7 +9,9 @@ from qdag.assets.chain import chain
 from qdag.assets.platform import Platform
 from qdag.defs.alerts import build_alert_sensors
 from qdag.defs.assets import build_assets
-from qdag.defs.automation import build_schedules, build_sensors, maintenance_job
+from qdag.defs.maintenance import maintenance_job
+from qdag.defs.schedules import build_schedules
+from qdag.defs.sensors import build_sensors
 from qdag.settings import Settings, load_settings
 
 # range runs and mappings of partition dimensions are beta in Dagster; the tests hold what qdag needs of them

@@ -42,7 +42,7 @@ def run(
 
 @contextmanager
 def _made_of(settings: "Settings") -> Iterator[None]:
-    """This process as one of the data home; afterwards its variables are as before, so that another can be opened."""
+    """Make this process one of the data home; afterwards its variables are as before, so that another can be opened."""
     from qdag.server.home import prepare
 
     before = dict(os.environ)

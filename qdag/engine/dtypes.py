@@ -51,7 +51,7 @@ def logarithm(types: Sequence[ArgumentType]) -> str:
 
 
 def promoted(types: Sequence[ArgumentType]) -> str:
-    """numpy 2's result dtype of series and numbers, with int64 widened to float64; of numbers alone float64."""
+    """Result dtype in numpy 2 of series and numbers, with int64 widened to float64; of numbers alone float64."""
     series = {t for t in types if isinstance(t, str)}
     if DOUBLE in series or not series:
         return DOUBLE

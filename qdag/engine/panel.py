@@ -66,14 +66,9 @@ class Panel:
             arrays[name] = np.ascontiguousarray(values)
         first, last = self.first, self.last
         if first is None or last is None:
-            any_value = np.zeros(shape, bool)
-            for values in arrays.values():
-                any_value |= ~np.isnan(values)
-            exists = any_value.any(axis=1) if shape[1] else np.zeros(shape[0], bool)
-            if first is None:
-                first = np.where(exists, any_value.argmax(axis=1), shape[1]) if shape[1] else np.zeros(shape[0], int)
-            if last is None:
-                last = np.where(exists, shape[1] - 1 - any_value[:, ::-1].argmax(axis=1), -1) if shape[1] else first - 1
+            seen_first, seen_last = _span(arrays, shape)
+            first = seen_first if first is None else first
+            last = seen_last if last is None else last
         for name, positions in (("first", first), ("last", last)):
             if np.shape(positions) != (shape[0],):
                 raise PanelError(f"{name} must hold one position per instrument, got shape {np.shape(positions)}")
@@ -123,3 +118,16 @@ class Panel:
         """The panel of some instruments only."""
         fields = {name: values[which] for name, values in self.fields.items()}
         return Panel(self.instruments[which], self.sessions, fields, first=self.first[which], last=self.last[which])
+
+
+def _span(arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """First and last session on which any field has a value: int64 (I,); the number of sessions and -1 for none."""
+    instruments, sessions = shape
+    if not sessions:
+        return np.zeros(instruments, np.int64), np.full(instruments, -1)
+    any_value = np.zeros(shape, bool)
+    for values in arrays.values():
+        any_value |= ~np.isnan(values)
+    exists = any_value.any(axis=1)
+    first = np.where(exists, any_value.argmax(axis=1), sessions)
+    return first, np.where(exists, sessions - 1 - any_value[:, ::-1].argmax(axis=1), -1)

@@ -147,7 +147,8 @@ class _Parser:
             raise self.fail(f"the expression is only the number {result}; it needs a field such as $close", 0)
         return result
 
-    def _python_tree(self) -> ast.expr:
+    def _check_characters(self) -> None:
+        """Refuse what Python would read and this language does not have, at its position."""
         text = self.text
         if not text.strip():
             raise ExpressionError("the expression is empty; write for example Mean($close, 5)/$close")
@@ -169,8 +170,11 @@ class _Parser:
                     raise self.fail("point-in-time fields ($$name) are not supported; use $name", position)
                 if not (following.isalpha() or following == "_"):
                     raise self.fail("'$' must be followed by a field's name, as in $close", position)
+
+    def _python_tree(self) -> ast.expr:
+        self._check_characters()
         # one character for one character, so that Python's columns are ours
-        source = "".join("_" if c == "$" else " " if c in "\r\n\t" else c for c in text)
+        source = "".join("_" if c == "$" else " " if c in "\r\n\t" else c for c in self.text)
         leading = len(source) - len(source.lstrip())
         try:
             with warnings.catch_warnings():
@@ -196,28 +200,34 @@ class _Parser:
         if isinstance(node, ast.UnaryOp):
             return self._unary(node, depth)
         if isinstance(node, ast.BinOp):
-            name = _NOTATION.get(type(node.op))
-            if name is None:
-                raise self.fail(
-                    f"operator {type(node.op).__name__} is not allowed; use + - * / ** & |", self.at(node.right)
-                )
-            arguments = (self._convert(node.left, depth + 1), self._convert(node.right, depth + 1))
-            if isinstance(arguments[0], Number) and isinstance(arguments[1], Number):
-                return self._fold(name, arguments[0].value, arguments[1].value, node)
-            return self._call(OPERATORS[name], arguments, (), node)
+            return self._binary(node, depth)
         if isinstance(node, ast.Compare):
-            if len(node.ops) > 1:
-                raise self.fail("comparisons cannot be chained; join two with &", self.at(node.comparators[1]))
-            name = _NOTATION.get(type(node.ops[0]))
-            if name is None:
-                raise self.fail("only > >= < <= == != compare", self.at(node.comparators[0]))
-            arguments = (self._convert(node.left, depth + 1), self._convert(node.comparators[0], depth + 1))
-            return self._call(OPERATORS[name], arguments, (), node)
+            return self._comparison(node, depth)
         if isinstance(node, ast.Call):
             return self._operator(node, depth)
         if isinstance(node, ast.BoolOp):
             raise self.fail("'and' and 'or' are not allowed; use & and | with parentheses", self.at(node))
         raise self.fail(f"{type(node).__name__} is not allowed in an expression", self.at(node))
+
+    def _binary(self, node: ast.BinOp, depth: int) -> Expression:
+        name = _NOTATION.get(type(node.op))
+        if name is None:
+            raise self.fail(
+                f"operator {type(node.op).__name__} is not allowed; use + - * / ** & |", self.at(node.right)
+            )
+        arguments = (self._convert(node.left, depth + 1), self._convert(node.right, depth + 1))
+        if isinstance(arguments[0], Number) and isinstance(arguments[1], Number):
+            return self._fold(name, arguments[0].value, arguments[1].value, node)
+        return self._call(OPERATORS[name], arguments, (), node)
+
+    def _comparison(self, node: ast.Compare, depth: int) -> Expression:
+        if len(node.ops) > 1:
+            raise self.fail("comparisons cannot be chained; join two with &", self.at(node.comparators[1]))
+        name = _NOTATION.get(type(node.ops[0]))
+        if name is None:
+            raise self.fail("only > >= < <= == != compare", self.at(node.comparators[0]))
+        arguments = (self._convert(node.left, depth + 1), self._convert(node.comparators[0], depth + 1))
+        return self._call(OPERATORS[name], arguments, (), node)
 
     def _field(self, node: ast.Name) -> Field:
         position = self.at(node)

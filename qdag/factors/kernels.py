@@ -13,14 +13,14 @@ _LANES = 4  # partial sums; a fixed number, so that equal windows give equal bit
 
 
 @part
-def _sort_key(value):  # type: ignore[no-untyped-def]
+def _sort_key(value):
     """Map a finite float32 to an unsigned integer of the same order (-0.0 and 0.0 to one key)."""
     bits = np.float32(value + np.float32(0.0)).view(np.int32)
     return np.uint64((np.int64(bits) if bits >= 0 else np.int64(-2147483648) - np.int64(bits)) + np.int64(2147483648))
 
 
 @part
-def _average_ranks(order, count, pair, values, ranks):  # type: ignore[no-untyped-def]
+def _average_ranks(order, count, pair, values, ranks):
     """Write 1-based average ranks of the instruments in ``pair``; ``order[:count]`` sorts all that have a value.
 
     A subset of a sorted sequence is sorted, so one sort serves every horizon, whatever labels are missing there.
@@ -49,7 +49,7 @@ def _average_ranks(order, count, pair, values, ranks):  # type: ignore[no-untype
 
 
 @kernel("(float32[:,::1], boolean[:,::1])", "(float64[:,::1], boolean[:,::1])")
-def rank_labels(labels, members):  # type: ignore[no-untyped-def]
+def rank_labels(labels, members):
     """Sort and rank the known labels of every session's members, once for all factors.
 
     Parameters
@@ -92,7 +92,7 @@ _CROSS_SECTIONS = (
 
 
 @kernel(_CROSS_SECTIONS.format("float32"), _CROSS_SECTIONS.format("float64"))
-def cross_sections(  # type: ignore[no-untyped-def]
+def cross_sections(
     values, first, members, labels, label_order, label_count, label_ranks, horizons, offset, dates,
     min_pairs, min_quintile_pairs,
 ):  # fmt: skip
@@ -215,7 +215,7 @@ def cross_sections(  # type: ignore[no-untyped-def]
 
 
 @kernel("(float64[:,:], int64, int64, float64)")
-def trailing_ratio(values, window, minimum, equal):  # type: ignore[no-untyped-def]
+def trailing_ratio(values, window, minimum, equal):
     """Mean / sample standard deviation of the values that are not NaN in each trailing window.
 
     Parameters

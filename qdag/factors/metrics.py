@@ -24,10 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qdag.errors import PanelError, SessionError, unknown
+from qdag.factors.dates import ICIR_WINDOW, MetricDates, checked_calendar, checked_horizons, metric_dates
 from qdag.schema import FACTOR_METRICS
 
-ICIR_WINDOW = 252
-"""Metric dates that the trailing ratios look at, the date itself included."""
 ICIR_MINIMUM = 20
 """Fewest ICs in the trailing window for a ratio."""
 MINIMUM_PAIRS = 3
@@ -42,73 +41,7 @@ _HISTORY_COLUMNS = ("universe", "date", "pool", "horizon", "factor", "ic", "rank
 _BATCH_ROWS = 131_072
 
 
-@dataclass(frozen=True)
-class _Dates:
-    """Positions on the calendar of the metric dates [start, stop) and of the signal sessions [first, last)."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-def _positions(calendar: np.ndarray, horizons: tuple[int, ...], dates: tuple[date, date]) -> _Dates:
-    start, end = (np.datetime64(d, "D") for d in dates)
-    if end < start:
-        raise SessionError(f"metric dates end at {end}, before their start {start}; give (start, end)")
-    for day in (start, end):
-        at = int(np.searchsorted(calendar, day))
-        if at == len(calendar) or calendar[at] != day:
-            around = ", ".join(str(d) for d in calendar[max(0, at - 1) : at + 1]) or "none, the calendar is empty"
-            raise SessionError(f"metric date {day} is no session of the calendar; nearest: {around}")
-    begin, stop = int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end)) + 1
-    first = max(0, begin - (horizons[-1] + 1))
-    return _Dates(begin, stop, first, max(first, stop - (horizons[0] + 1)))
-
-
-def _checked_calendar(calendar: np.ndarray, name: str) -> np.ndarray:
-    calendar = np.asarray(calendar)
-    if calendar.dtype.kind != "M" or calendar.ndim != 1:
-        raise PanelError(f"{name} must be one array of datetime64, got dtype {calendar.dtype}, shape {calendar.shape}")
-    calendar = calendar.astype("datetime64[D]")
-    if np.any(np.diff(calendar) <= np.timedelta64(0, "D")):
-        raise PanelError(f"{name} must be strictly increasing; sort and drop duplicates first")
-    return calendar
-
-
-def _checked_horizons(horizons: Mapping[int, np.ndarray] | tuple[int, ...]) -> tuple[int, ...]:
-    ordered = tuple(sorted(int(h) for h in horizons))
-    if not ordered or ordered[0] < 1:
-        raise PanelError(f"horizons must be whole sessions >= 1 and at least one, got {list(horizons)}")
-    return ordered
-
-
-def signal_sessions(calendar: np.ndarray, horizons: tuple[int, ...], dates: tuple[date, date]) -> np.ndarray:
-    """Sessions whose factor values, labels and pool the metric dates (start, end), inclusive, are made of.
-
-    Parameters
-    ----------
-    calendar : array of datetime64[D], the universe's sessions from its first on
-    horizons : sessions of forward return
-    dates : first and last metric date, both sessions
-
-    Returns
-    -------
-    array of datetime64[D], contiguous; empty when no label is known yet at the universe's beginning
-    """
-    calendar = _checked_calendar(calendar, "calendar")
-    at = _positions(calendar, _checked_horizons(horizons), dates)
-    return calendar[at.first : at.last]
-
-
-def history_sessions(calendar: np.ndarray, start: date, window: int = ICIR_WINDOW) -> np.ndarray:
-    """Metric dates before ``start`` whose stored metrics the trailing ratios need: up to window - 1 sessions."""
-    calendar = _checked_calendar(calendar, "calendar")
-    at = _positions(calendar, (1,), (start, start)).start
-    return calendar[max(0, at - (window - 1)) : at]
-
-
-def factor_metrics(
+def factor_metrics(  # noqa: PLR0913 -- one keyword for each thing that metrics depend on
     features: Mapping[str, np.ndarray],
     labels: Mapping[int, np.ndarray],
     sessions: np.ndarray,
@@ -181,7 +114,7 @@ def factor_metrics(
     return pa.Table.from_batches(batches, FACTOR_METRICS.arrow())
 
 
-def iter_factor_metrics(
+def iter_factor_metrics(  # noqa: PLR0913 -- one keyword for each thing that metrics depend on
     features: Mapping[str, np.ndarray],
     labels: Mapping[int, np.ndarray],
     sessions: np.ndarray,
@@ -204,9 +137,9 @@ def iter_factor_metrics(
 
     Everything but the features' shapes is checked before this returns, so a wrong call fails before a write begins.
     """
-    sessions = _checked_calendar(sessions, "sessions")
-    calendar = sessions if calendar is None else _checked_calendar(calendar, "calendar")
-    horizons = _checked_horizons(labels)
+    sessions = checked_calendar(sessions, "sessions")
+    calendar = sessions if calendar is None else checked_calendar(calendar, "calendar")
+    horizons = checked_horizons(labels)
     pool = np.asarray(pool)
     others = dict(others or {})
     if pool_name in others:
@@ -228,7 +161,7 @@ def iter_factor_metrics(
     if threads < 1:
         raise PanelError(f"threads must be at least 1, got {threads}")
 
-    at = _positions(calendar, horizons, dates)
+    at = metric_dates(calendar, horizons, dates)
     needed = calendar[at.first : at.last]
     first = int(np.searchsorted(sessions, needed[0])) if len(needed) else 0
     if not np.array_equal(sessions[first : first + len(needed)], needed):
@@ -243,7 +176,7 @@ def iter_factor_metrics(
     for name, mask in {pool_name: pool, **others}.items():
         past = _past(history, universe, name, horizons, tuple(features), calendar[: at.start], window)
         pools.append(_pool(name, mask[:, columns], known, past))
-    return _batches(features, pool.shape, pools, first, at, horizons, calendar, universe, window, minimum, threads)
+    return _batches(features, pool.shape, pools, first, at, universe, window, minimum, threads)
 
 
 @dataclass(frozen=True)
@@ -284,9 +217,7 @@ def _batches(
     shape: tuple[int, ...],
     pools: list[_Pool],
     first: int,
-    at: _Dates,
-    horizons: tuple[int, ...],
-    calendar: np.ndarray,
+    at: MetricDates,
     universe: str,
     window: int,
     minimum: int,
@@ -294,7 +225,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     from qdag.factors import kernels
 
-    steps = np.array(horizons, np.int64)
+    steps = np.array(at.horizons, np.int64)
     length = at.stop - at.start
 
     def one(pool: _Pool, index: int, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -324,8 +255,8 @@ def _batches(
     row_horizon, row_date = np.nonzero(exists)
     if not len(row_horizon):
         return
-    date_of = calendar[at.start + row_date]
-    signal_of = calendar[at.start + row_date - (steps[row_horizon] + 1)]
+    date_of = at.calendar[at.start + row_date]
+    signal_of = at.calendar[at.start + row_date - (steps[row_horizon] + 1)]
     per_batch = max(threads, _BATCH_ROWS // len(row_horizon), 1)
     schema = FACTOR_METRICS.arrow()
     names = enumerate(features)

@@ -1,0 +1,1 @@
+"""What a feature set is, the arithmetic of indicators, and slow second opinions."""

@@ -60,7 +60,9 @@ class Compute(Protocol):
     """Computes all columns of a set from a panel: float32 arrays, shape (I, S - start), by column. NaN where a value
     does not exist."""
 
-    def __call__(self, panel: "Panel", *, start: int, threads: int) -> "dict[str, np.ndarray]": ...
+    def __call__(self, panel: "Panel", *, start: int, threads: int) -> "dict[str, np.ndarray]":
+        """Columns by name, from position ``start`` of the panel's sessions on."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def _adjusted(rows: pa.Table) -> np.ndarray:
 
 
 def _day(session: np.datetime64) -> date:
-    return session.astype("M8[D]").item()  # type: ignore[return-value]
+    return session.astype("M8[D]").item()
 
 
 def _bits(closes: np.ndarray) -> np.ndarray:

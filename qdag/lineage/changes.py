@@ -37,6 +37,7 @@ class Touch:
     """Whether a stage wrote it, which records what it writes."""
 
     def concerns(self, universe: str) -> bool:
+        """Whether it may have changed rows of the universe."""
         return self.universe in (None, universe)
 
     def within(self, sessions: np.ndarray) -> np.ndarray:

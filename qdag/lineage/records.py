@@ -43,6 +43,7 @@ class Records:
 
     @classmethod
     def none(cls, size: int) -> "Records":
+        """Of sessions without a record."""
         texts = np.full(size, "", object)
         absent = np.zeros(size, bool)
         digests = np.zeros(size, np.uint64)
@@ -73,7 +74,7 @@ def nodes(inputs: np.ndarray, definitions: np.ndarray, known: np.ndarray) -> np.
     return np.where(known, mixed(inputs + salt), np.uint64(0))
 
 
-def record(
+def record(  # noqa: PLR0913 -- the columns of a record, and where it goes
     store: TableStore,
     universe: str,
     asset: str,

@@ -67,6 +67,7 @@ class Stale:
 
     @property
     def sessions(self) -> np.ndarray:
+        """All of them, whatever the reason: datetime64[D], ascending."""
         return np.sort(np.concatenate([self.missing, self.code, self.data, self.rows]))
 
     def __bool__(self) -> bool:

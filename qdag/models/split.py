@@ -45,6 +45,7 @@ class Split:
 
     @property
     def segments(self) -> dict[str, Segment]:
+        """The three segments by name, in the order of time."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
 

@@ -51,7 +51,7 @@ class LightGBM(LGBModel):
             data.set_feature_name(names)
         return prepared
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         dataset: DatasetH,
         num_boost_round: int | None = None,

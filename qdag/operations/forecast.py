@@ -65,10 +65,12 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
+        """Of all steps, the start of a run included; 0 where there is nothing to do."""
         return START_SECONDS + sum(step.seconds for step in self.steps) if self.steps else 0.0
 
     @property
     def bytes(self) -> int:
+        """Of all steps, on disk."""
         return sum(step.bytes for step in self.steps)
 
 

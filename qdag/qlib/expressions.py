@@ -126,7 +126,7 @@ def _qlib_reach(text: str) -> float:
     """Sessions before a range from which on Qlib computes an expression; the text has been checked."""
     from qlib.data.data import ExpressionD
 
-    return ExpressionD.get_expression_instance(text).get_extended_window_size()[0]  # type: ignore[no-any-return]
+    return ExpressionD.get_expression_instance(text).get_extended_window_size()[0]
 
 
 def _calls(tree: Expression) -> Iterator[Call]:

@@ -98,7 +98,7 @@ class _Checker:
     def _power(self, node: ast.BinOp) -> None:
         for part in (node.left, node.right):
             number = part.operand if isinstance(part, ast.UnaryOp) else part
-            if not (isinstance(number, ast.Constant) and abs(number.value) <= MAX_POWER):  # type: ignore[operator, arg-type]
+            if not (isinstance(number, ast.Constant) and abs(number.value) <= MAX_POWER):  # type: ignore[arg-type]
                 raise self.refuse("too large a power of numbers")
 
     def _call(self, node: ast.Call, depth: int) -> None:

@@ -25,7 +25,7 @@ LABEL: Labels = (["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"])
 """What Qlib's handlers learn: the return of the next session after the one on which one could buy."""
 
 
-class StoredHandler(DataHandlerLP):  # type: ignore[misc]
+class StoredHandler(DataHandlerLP):
     """Qlib's handler on qdag's feature tables: nothing is computed that is stored.
 
     Qlib's processors, ``DatasetH`` and ``TSDatasetH`` work on it as on ``Alpha158``, with the same index, names and
@@ -53,7 +53,7 @@ class StoredHandler(DataHandlerLP):  # type: ignore[misc]
         Something is not stored and cannot be computed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the signature of Qlib's handlers, and what is stored
         self,
         universe: str | None = None,
         features: Sequence[str] = (alpha158.SET.name,),

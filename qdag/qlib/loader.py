@@ -51,7 +51,7 @@ class Columns:
         return sorted({*self.stored.values(), *self.computed})
 
 
-class StoredLoader(DataLoader):  # type: ignore[misc]
+class StoredLoader(DataLoader):
     """Loads stored features and labels as ``QlibDataLoader`` would have computed them.
 
     Qlib must have been started on the universe's directory. What is not stored, columns as well as rows, is computed by

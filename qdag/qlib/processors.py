@@ -13,7 +13,7 @@ from qlib.utils.data import zscore
 DAYS = "datetime"
 
 
-class CSZScoreNorm(processor.CSZScoreNorm):  # type: ignore[misc]
+class CSZScoreNorm(processor.CSZScoreNorm):
     """Qlib's ``CSZScoreNorm``: columns less their mean over a day, by their standard deviation (ddof 1).
 
     Bits are those of Qlib's class, which is used where ``method`` is ``robust`` or columns are not of one float type.
@@ -29,7 +29,7 @@ class CSZScoreNorm(processor.CSZScoreNorm):  # type: ignore[misc]
         return df
 
 
-class CSZFillna(processor.CSZFillna):  # type: ignore[misc]
+class CSZFillna(processor.CSZFillna):
     """Qlib's ``CSZFillna``: NaN becomes the column's mean over the day, with the bits of Qlib's class."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +40,7 @@ class CSZFillna(processor.CSZFillna):  # type: ignore[misc]
         return df
 
 
-class ProcessInf(processor.ProcessInf):  # type: ignore[misc]
+class ProcessInf(processor.ProcessInf):
     """Qlib's ``ProcessInf``: an infinity becomes the mean of the column's other values of the day, rows are sorted.
 
     Bits are those of Qlib's class, which is used where columns are not of one float type.
@@ -103,7 +103,7 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 def _standard(values: np.ndarray) -> np.ndarray:
     spread = pd.DataFrame(values.T).std().to_numpy()[:, None]
-    return (values - _means(values)) / spread  # type: ignore[no-any-return]
+    return (values - _means(values)) / spread
 
 
 def _filled(values: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ SMALL = 1 << 16
 Spans = dict[str, Sequence[Any] | None]
 
 
-class EngineDatasetProvider(LocalDatasetProvider):  # type: ignore[misc]
+class EngineDatasetProvider(LocalDatasetProvider):
     """What ``D.features`` asks, computed by qdag's engine; a ``dataset_provider`` for ``qlib.init``.
 
     Frames have the rows, columns, dtypes and NaN of Qlib's own provider. What the engine does not have is computed by

@@ -237,6 +237,30 @@ def _postgres() -> Finding:
         return Finding("Dagster storage", str(error).strip().splitlines()[0], False, remedy)
 
 
+def _tracking_server(uri: str) -> Finding:
+    """Whether the server answers who is named in the address; its page of health is open to all, its store is not."""
+    import base64
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    from qdag.models.connection import LOGIN_REMEDY, apart
+
+    plain, user, password = apart(uri)
+    request = urllib.request.Request(f"{plain.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+    if user or password:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return Finding("MLflow", f"{uri} answers")
+    except urllib.error.HTTPError as error:
+        refused = error.code == http.HTTPStatus.UNAUTHORIZED
+        remedy = LOGIN_REMEDY if refused else "correct mlflow.tracking_uri, or see the log of the MLflow server"
+        return Finding("MLflow", f"{uri}: {error}", False, remedy)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Finding("MLflow", f"{uri}: {error}", False, "start the MLflow server or correct mlflow.tracking_uri")
+
+
 def _tracking(settings: Settings) -> Finding:
     uri = settings.tracking_uri
     if uri.startswith("sqlite:///"):
@@ -248,12 +272,5 @@ def _tracking(settings: Settings) -> Finding:
             return Finding("MLflow", told, True, "nothing: the next run or `qdag up` has it point here")
         return Finding("MLflow", f"{uri}{'' if there else ' (not yet created)'}")
     if uri.startswith(("http://", "https://")):
-        import urllib.error
-        import urllib.request
-
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-                return Finding("MLflow", f"{uri} answers")
-        except (OSError, urllib.error.URLError) as error:
-            return Finding("MLflow", f"{uri}: {error}", False, "start the MLflow server or correct mlflow.tracking_uri")
+        return _tracking_server(uri)
     return Finding("MLflow", uri)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qdag.models.tracking import prepare_store
+from qdag.models.connection import prepare_store
 from qdag.server.guard import Application, Receive, Scope, Send
 from qdag.settings import Settings, load_settings
 
@@ -46,6 +46,7 @@ class Experiments:
         self._page = (head + tag + _SCRIPT % (json.dumps(_REMEMBERED), json.dumps(first)) + rest).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
         if scope["type"] == "http" and scope["path"].startswith(ASSISTANT):
             await _answer(send, 403, b"text/plain", b"the assistant is not offered here\n")
         elif scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":

@@ -7,7 +7,7 @@ of Dagster but the place of its GraphQL endpoint.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -35,6 +35,7 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
         elif reason := self.refusal(scope):
@@ -61,22 +62,30 @@ class Guard:
         if ".." in scope["path"].split("/"):
             return "a path that leaves its folder"
         graphql = scope["path"].lstrip("/").lower().startswith("graphql")
-        method = scope.get("method", "GET")
-        if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
-            # a link on another page may be followed, for it only shows a page of the UI
-            link = headers.get(b"sec-fetch-mode") == "navigate" and headers.get(b"sec-fetch-dest") == "document"
-            if not link or graphql or method != "GET" or scope["type"] != "http":
-                return "a request of another page"
-        if scope["type"] == "websocket":
-            return ""
-        if method in ("GET", "HEAD"):
-            return "GraphQL by the address alone" if graphql and scope.get("query_string") else ""
-        if method != "POST" or not graphql:
-            return f"{method} {scope['path'][:100]!r} is not offered here"
-        # with any other type, a form of another page could send it without asking first
-        if headers.get(b"content-type", "").partition(";")[0].rstrip() != "application/json":
-            return "GraphQL must come as application/json"
+        return _of_another_page(scope, headers, graphql) or _not_offered(scope, headers, graphql)
+
+
+def _of_another_page(scope: Scope, headers: Mapping[bytes, str], graphql: bool) -> str:
+    if headers.get(b"sec-fetch-site", "none") in ("none", "same-origin"):
         return ""
+    # a link on another page may be followed, for it only shows a page of the UI
+    link = headers.get(b"sec-fetch-mode") == "navigate" and headers.get(b"sec-fetch-dest") == "document"
+    shows = scope["type"] == "http" and scope.get("method", "GET") == "GET" and not graphql
+    return "" if link and shows else "a request of another page"
+
+
+def _not_offered(scope: Scope, headers: Mapping[bytes, str], graphql: bool) -> str:
+    method = scope.get("method", "GET")
+    if scope["type"] == "websocket":
+        return ""
+    if method in ("GET", "HEAD"):
+        return "GraphQL by the address alone" if graphql and scope.get("query_string") else ""
+    if method != "POST" or not graphql:
+        return f"{method} {scope['path'][:100]!r} is not offered here"
+    # with any other type, a form of another page could send it without asking first
+    if headers.get(b"content-type", "").partition(";")[0].rstrip() != "application/json":
+        return "GraphQL must come as application/json"
+    return ""
 
 
 async def _refuse(scope: Scope, send: Send, reason: str) -> None:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     dated: bool
 
     def __new__(cls, value: str, refuses: Refuses, meaning: str, dated: bool = True) -> "Reason":
+        """Make a member whose value is the text that is stored."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.refuses, member.meaning, member.dated = refuses, meaning, dated
@@ -138,6 +139,7 @@ class FindingKind(StrEnum):
     meaning: str
 
     def __new__(cls, value: str, meaning: str) -> "FindingKind":
+        """Make a member whose value is the text that is stored."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning

@@ -141,7 +141,7 @@ def bars_table(universe: str, rows: Mapping[str, np.ndarray], ordered: bool = Fa
 
 
 def traded_average(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """amount / volume, NaN where unknown, and where it lies outside [low, high] by more than 0.1 %.
+    """Amount / volume, NaN where unknown, and where it lies outside [low, high] by more than 0.1 %.
 
     Such a bar's prices are on another scale than its amount (vendors that adjust prices but not amounts), so the
     average says nothing about the bar.

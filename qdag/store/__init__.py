@@ -1,0 +1,1 @@
+"""Tables, versions, backups and digests; rows to panels and back."""

@@ -30,7 +30,7 @@ def days(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A column of dates as datetime64[D] (N,); null is NaT."""
     if not len(column):
         return np.array([], "M8[D]")
-    return column.to_numpy(zero_copy_only=False).astype("M8[D]")  # type: ignore[no-any-return]
+    return column.to_numpy(zero_copy_only=False).astype("M8[D]")
 
 
 # -- types ------------------------------------------------------------------------------------------------------------

@@ -170,8 +170,8 @@ def _adjusted(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 return raw[name] / raw["factor"]
             if name == "change":
                 close = raw["close"] * raw["factor"]
-                return close / _previous(close, raw["before"]) - 1  # type: ignore[no-any-return]
-            return raw[name] * raw["factor"]  # type: ignore[no-any-return]
+                return close / _previous(close, raw["before"]) - 1
+            return raw[name] * raw["factor"]
 
     # the longest first
     names = [*(["change"] if "before" in raw else []), *RAW_COLUMNS]
@@ -254,4 +254,4 @@ def change_reach(
 
 
 def _day(day: Any) -> date:
-    return day.astype("datetime64[D]").item()  # type: ignore[no-any-return]
+    return day.astype("datetime64[D]").item()

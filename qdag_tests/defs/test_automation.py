@@ -26,10 +26,11 @@ from typer.testing import CliRunner
 
 from qdag import lineage, schema
 from qdag.assets.platform import Platform
-from qdag.defs.automation import MAINTENANCE_JOB, ask, busy
 from qdag.defs.build import REFRESH_JOB, TRAINING_JOB, build_defs
 from qdag.defs.launcher import WatchedRunLauncher, _alive
+from qdag.defs.maintenance import MAINTENANCE_JOB
 from qdag.defs.partitions import range_tags, run_windows
+from qdag.defs.requests import ask, busy
 from qdag.defs.tags import HOST_TAG, REQUEST_TAG
 from qdag.operations.survey import Request, survey
 from qdag.settings import AutomationSettings, FilesSource, Settings, SyntheticSource, UniverseSettings

@@ -16,7 +16,7 @@ import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from qdag.assets.platform import Platform
-from qdag.defs.automation import BUSY
+from qdag.defs.requests import BUSY
 from qdag.operations.survey import survey
 from qdag.settings import load_settings
 from qdag.store.deliveries import newest_reading

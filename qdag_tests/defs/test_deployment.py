@@ -1,5 +1,6 @@
 """The files that deploy qdag: they parse, agree with each other and with the code, and run against real databases."""
 
+import configparser
 import re
 import shlex
 import shutil
@@ -16,7 +17,8 @@ import sqlalchemy as db
 import yaml
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 
-from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
+from qdag.defs.event_log import PostgresEventLog, SqliteEventLog
+from qdag.defs.storage import BATCH_VARIABLE, QdagStorage, psycopg2_url
 from qdag.settings import CODE_LOCATION, POSTGRES_VARIABLE, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,9 +193,9 @@ def test_environment_is_known_and_equal(compose: dict[str, Any]) -> None:
     for name in APPLICATION:
         environment = compose["services"][name]["environment"]
         assert environment == first_one
-        settings = load_settings(environ=environment)
+        settings = load_settings(environ={name: _expand(value) for name, value in environment.items()})
         assert settings.dagster_home == Path(environment["DAGSTER_HOME"])
-        assert settings.tracking_uri == "http://mlflow:5000"
+        assert settings.tracking_uri == "http://qdag:secret@mlflow:5000"
         assert int(environment[BATCH_VARIABLE]) > 100
         mounts = [volume.split(":")[1] for volume in compose["services"][name]["volumes"]]
         assert str(settings.home) in mounts
@@ -216,8 +218,29 @@ def test_addresses_agree_and_no_secret_is_written_down(compose: dict[str, Any]) 
     # the server refuses requests that name a host it was not told
     assert any("--allowed-hosts=mlflow:5000" in word for word in services["mlflow"]["command"])
     text = (ROOT / "docker-compose.yml").read_text()
-    in_urls = re.findall(r"://qdag:([^@]*)@", text)
+    in_urls = re.findall(r"://qdag:([^@]*)@(?:postgres)", text)
     assert in_urls == [password, password]
+
+
+def test_mlflow_asks_for_the_login_that_the_code_has(compose: dict[str, Any]) -> None:
+    services, mlflow = compose["services"], compose["services"]["mlflow"]
+    assert "--app-name=basic-auth" in mlflow["command"]
+    environment = mlflow["environment"]
+    user, password = environment["MLFLOW_AUTH_ADMIN_USERNAME"], environment["MLFLOW_AUTH_ADMIN_PASSWORD"]
+    assert services["code"]["environment"]["QDAG_MLFLOW__TRACKING_URI"] == f"http://{user}:{password}@mlflow:5000"
+    # there is none to start with
+    assert re.fullmatch(r"\$\{MLFLOW_PASSWORD:\?[a-z, ]+\}", password)
+    assert re.fullmatch(r"\$\{MLFLOW_SECRET_KEY:\?[a-z ]+\}", environment["MLFLOW_FLASK_SERVER_SECRET_KEY"])
+    targets = {config["target"]: config["source"] for config in mlflow["configs"]}
+    logins = configparser.ConfigParser()
+    logins.read_string(compose["configs"][targets[environment["MLFLOW_AUTH_CONFIG_PATH"]]]["content"])
+    # on the volume that outlives the container
+    [volume] = mlflow["volumes"]
+    folder = volume.split(":")[1]
+    assert logins["mlflow"]["database_uri"].startswith(f"sqlite:///{folder}/")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [name.split("==")[0] for name in extras["server"]] == ["mlflow[auth]"]
+    assert re.search(r"^flask-wtf==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
 
 def _expand(value: str) -> str:
@@ -249,7 +272,8 @@ def test_the_guide_names_what_exists(compose: dict[str, Any]) -> None:
     for name in compose["services"]:
         assert f"`{name}`" in guide
     known = {*compose["services"]["code"]["environment"], "POSTGRES_PASSWORD", "QDAG_CONFIG", "DAGSTER_HOME"}
-    assert set(re.findall(r"`((?:QDAG|DAGSTER|POSTGRES)_[A-Z_]+)", guide)) <= known
+    known |= {"MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"}
+    assert set(re.findall(r"`((?:QDAG|DAGSTER|POSTGRES|MLFLOW)_[A-Z_]+)", guide)) <= known
 
 
 def test_setting_up_tells_each_step_and_its_seconds() -> None:

@@ -26,7 +26,8 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 
-from qdag.defs.storage import BATCH_VARIABLE, PostgresEventLog, QdagStorage, SqliteEventLog, psycopg2_url
+from qdag.defs.event_log import PostgresEventLog, SqliteEventLog
+from qdag.defs.storage import BATCH_VARIABLE, QdagStorage, psycopg2_url
 from qdag.errors import SettingsError
 
 DATES = dg.DailyPartitionsDefinition("2020-01-01", end_date="2020-03-01")

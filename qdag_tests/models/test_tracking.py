@@ -18,7 +18,7 @@ import pytest
 from conftest import FEATURES, INSTRUMENTS, SESSIONS, make_settings
 
 from qdag.errors import StoreError
-from qdag.models import tracking
+from qdag.models import connection, logged, tracking
 from qdag.models.frames import feature_frame
 from qdag.models.predict import predict
 from qdag.models.records import Registered
@@ -217,7 +217,7 @@ def test_sessions_without_features_are_reported(settings, tracked, store):
 
 def test_a_failure_while_recording_is_marked_and_registers_nothing(settings, client, models, monkeypatch):
     before = tracking.registered_models(settings, "toy")
-    monkeypatch.setattr(tracking, "figures", lambda model: {"no-such-format.xyz": object()})
+    monkeypatch.setattr(logged, "figures", lambda model: {"no-such-format.xyz": object()})
     with pytest.raises(TypeError):
         tracking.track(settings, dataclasses.replace(models[EARLY], inputs="never seen"))
     assert tracking.registered_models(settings, "toy") == before
@@ -239,7 +239,7 @@ def test_a_version_that_others_registered_never_serves(copied, tracked, store, t
     import mlflow
     from mlflow import MlflowClient
 
-    tracking.prepare_store(copied)
+    connection.prepare_store(copied)
     code = tmp_path / "hostile.py"
     code.write_text(
         "import mlflow\n"
@@ -268,7 +268,7 @@ def test_a_version_that_others_registered_never_serves(copied, tracked, store, t
 
 
 def test_a_model_that_was_changed_in_mlflow_is_refused(copied, store, tracked, models):
-    tracking.prepare_store(copied)
+    connection.prepare_store(copied)
     newest = tracking.registered_models(copied, "toy")[-1]
     for path in copied.artifacts.rglob("model.lgb"):
         path.write_text(models[EARLY].booster.model_to_string().replace("split_gain", "split_gain "))
@@ -311,7 +311,7 @@ def test_a_moved_home_loads_its_models(copied, store, tmp_path):
 
 
 def test_a_home_by_another_name_keeps_its_addresses(copied, tmp_path):
-    tracking.prepare_store(copied)
+    connection.prepare_store(copied)
     (tmp_path / "link").symlink_to(copied.home)
     linked = make_settings(tmp_path / "link")
     assert other_homes(linked) == ()
@@ -319,7 +319,7 @@ def test_a_home_by_another_name_keeps_its_addresses(copied, tmp_path):
 
 def test_models_come_back_from_a_backup_that_is_made_while_they_are_used(copied, store, tmp_path):
     """Registry, artifacts and records: in another home the same models serve, and nothing points back."""
-    tracking.prepare_store(copied)
+    connection.prepare_store(copied)
     with closing(sqlite3.connect(copied.home / "mlflow" / "mlflow.db", isolation_level=None)) as busy:
         busy.execute("BEGIN IMMEDIATE")
         busy.execute("UPDATE registered_models SET description = 'not committed'")
@@ -386,7 +386,7 @@ def test_a_store_is_created_by_one_process_at_a_time(tmp_path, monkeypatch, trac
 
     monkeypatch.setattr(mlflow, "MlflowClient", create)
     with pytest.raises(Reached):
-        tracking._open(make_settings(tmp_path))
+        connection.open_store(make_settings(tmp_path))
 
 
 def test_importing_the_modules_imports_nothing_heavy():
@@ -400,7 +400,7 @@ def test_importing_the_modules_imports_nothing_heavy():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
 def test_a_home_that_cannot_be_written_still_tells_its_models(copied, settings, tracked):
-    tracking.prepare_store(copied)
+    connection.prepare_store(copied)
     folders = [copied.home / "mlflow", *(p for p in (copied.home / "mlflow").rglob("*") if p.is_dir())]
     code = (
         "from conftest import make_settings; from qdag.models import tracking\n"

@@ -563,6 +563,13 @@ class Told:
             (self.platform.settings.universe("u").source.path / "Z.csv").write_text("{}")
 
 
+def told_rows(of: Platform, table: str, first: date = START, last: date = END) -> list[dict[str, object]]:
+    """Stored rows; without their date where it is that of the delivery."""
+    undated = (*UNDATED, Reason.HISTORY_WITHDRAWN, *(r for r in Reason if Refuses.FILE in r.refuses))
+    found = of.store.read(table, "u", first, last).to_pylist() if of.store.exists(table) else []
+    return [{**row, "date": None} if row.get("reason") in undated else row for row in found]
+
+
 @hypothesis_settings(max_examples=15)
 @given(st.lists(st.tuples(st.lists(edits, max_size=3), windows), min_size=1, max_size=6), st.lists(edits, max_size=2))
 def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory, steps, final):
@@ -589,17 +596,8 @@ def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory,
         told.edit("back", name, 0)
     told.write()
 
-    def build() -> Platform:
-        other = Platform.open(platform.settings.model_copy(update={"home": root / "other"}))
-        stages.raw_ohlcv(other, "u", START, END)
-        return other
-
-    def rows(of: Platform, table: str, first: date = START, last: date = END) -> list[dict[str, object]]:
-        undated = (*UNDATED, Reason.HISTORY_WITHDRAWN, *(r for r in Reason if Refuses.FILE in r.refuses))
-        found = of.store.read(table, "u", first, last).to_pylist() if of.store.exists(table) else []
-        return [{**row, "date": None} if row.get("reason") in undated else row for row in found]
-
-    whole = build()
+    whole = Platform.open(platform.settings.model_copy(update={"home": root / "other"}))
+    stages.raw_ohlcv(whole, "u", START, END)
     # what is stored is brought in line by what is contradicted or has changed on disk
     held = platform.store.sessions("raw_ohlcv", "u")
     for _ in range(4):
@@ -609,7 +607,7 @@ def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory,
         stages.raw_ohlcv(platform, "u", days[0].item(), days[-1].item())
     assert not len(days)
     if len(held):
-        assert rows(platform, "raw_ohlcv", held[0].item()) == rows(whole, "raw_ohlcv", held[0].item())
+        assert told_rows(platform, "raw_ohlcv", held[0].item()) == told_rows(whole, "raw_ohlcv", held[0].item())
     # and what lies before, which was never asked for, by the folder's being watched
     kept = landing.cursor_file(platform, "u")
     for _ in range(3):
@@ -619,7 +617,7 @@ def test_any_order_of_deliveries_and_windows_ends_as_one_build(tmp_path_factory,
             stages.raw_ohlcv(platform, "u", found.request.start, found.request.end)
     assert landing.arrivals(platform, "u", found.cursor, now=2e9).request is None
     for table in ("raw_ohlcv", "quarantine", "findings"):
-        assert rows(platform, table) == rows(whole, table), table
+        assert told_rows(platform, table) == told_rows(whole, table), table
 
 
 def test_the_digest_is_of_the_bytes_that_were_parsed(market, monkeypatch):

@@ -134,7 +134,7 @@ def negation(x, out):
 
 
 def power(x, y, out):
-    """x to the power of y, either a series or a number of out's dtype; 1 for x**0 and 1**y, also of NaN."""
+    """Power ``x**y``, either a series or a number of out's dtype; 1 for x**0 and 1**y, also of NaN."""
     np.power(x, y, out=out)
 
 
@@ -145,7 +145,7 @@ def power(x, y, out):
     "void(float64[::1], float64[::1], float64[::1], float64[::1])",
 )
 def choose(condition, a, b, out):
-    """a where the condition is not zero (a float NaN is not zero, as in numpy), else b."""
+    """Take a where the condition is not zero (a float NaN is not zero, as in numpy), else b."""
     for i in range(out.size):
         out[i] = a[i] if condition[i] != 0.0 else b[i]
 

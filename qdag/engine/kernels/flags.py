@@ -89,6 +89,7 @@ class Kernel:
         return self._compiled
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run it, compiled or loaded first where it is not yet."""
         return (self._compiled or self.load())(*arguments)
 
 

@@ -42,7 +42,7 @@ class Pairs:
 
 
 def room(rounding: np.ndarray) -> np.ndarray:
-    """log 1/(1 - h) of relative roundings h: they add up. Of what is no number, the most there is."""
+    """Logarithm 1/(1 - h) of relative roundings h: they add up. Of what is no number, the most there is."""
     most = 1 - 1e-9
     return -np.log1p(-np.minimum(np.nan_to_num(rounding, nan=most, posinf=most), most))
 
@@ -116,5 +116,5 @@ def filled(values: np.ndarray | None, default: float, like: np.ndarray) -> np.nd
 
 
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b as an array."""
+    """Quotient a / b as an array."""
     return np.asarray(a / b)

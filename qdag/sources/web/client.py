@@ -151,6 +151,7 @@ class Throttle:
         self._next = 0.0
 
     def __call__(self) -> None:
+        """Wait until the next request may be sent."""
         wait = self._next - time.monotonic()
         if wait > 0:
             self._sleep(wait)

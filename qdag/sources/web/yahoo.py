@@ -106,10 +106,10 @@ def _errors_raised(yfinance: Any) -> Iterator[None]:
 
 
 def _session(throttle: Throttle) -> Any:
-    """yfinance's kind of session, one that takes a failed request for prices as such."""
+    """Session of the kind that yfinance asks for, one that takes a failed request for prices as such."""
     sessions = require("curl_cffi.requests")
 
-    class Session(sessions.Session):  # type: ignore[misc, name-defined]
+    class Session(sessions.Session):  # type: ignore[name-defined]
         def request(self, method: str, url: str, *args: Any, **options: Any) -> Any:
             throttle()
             response = super().request(method, url, *args, **options)

@@ -274,7 +274,7 @@ class Location:
                 self._results.pop(next(iter(self._results)), None)
             self._results[key] = result
             return result
-        return self._results[key]  # type: ignore[no-any-return]
+        return self._results[key]
 
 
 def plain_name(kind: str, name: str) -> str:

@@ -72,19 +72,37 @@ class Yahoos:
         quote = {name: [] for name in ("open", "high", "low", "close", "volume")}
         adjclose = []
         for day in days:
-            ratio = 1.0
-            for when, (a, b) in SPLITS.items():
-                if day < when <= self.now:
-                    ratio *= a / b
+            ratio = self.ratio(day)
             for name, value in zip(quote, self.raw[day], strict=True):
                 quote[name].append(value * ratio if name == "volume" else float(np.float32(value / ratio)))
-            paid = 1.0
-            for when, amount in DIVIDENDS.items():
-                if day < when <= self.now:
-                    before = max(d for d in self.raw if d < when)
-                    paid *= 1 - amount / self.raw[before][3]
-            adjclose.append(quote["close"][-1] * paid)
+            adjclose.append(quote["close"][-1] * self.paid(day))
         quote["volume"] = [round(v) for v in quote["volume"]]
+        result = {
+            "meta": meta,
+            "timestamp": [stamp(d) for d in days],
+            "events": self.events(low, high),
+            "indicators": {"quote": [quote], "adjclose": [{"adjclose": adjclose}]},
+        }
+        return (200, json.dumps({"chart": {"result": [result], "error": None}}), {})
+
+    def ratio(self, day):
+        """New shares for one of the day."""
+        ratio = 1.0
+        for when, (a, b) in SPLITS.items():
+            if day < when <= self.now:
+                ratio *= a / b
+        return ratio
+
+    def paid(self, day):
+        """What dividends leave of a price of the day."""
+        paid = 1.0
+        for when, amount in DIVIDENDS.items():
+            if day < when <= self.now:
+                before = max(d for d in self.raw if d < when)
+                paid *= 1 - amount / self.raw[before][3]
+        return paid
+
+    def events(self, low, high):
         events = {"splits": {}, "dividends": {}}
         for when, (a, b) in SPLITS.items():
             if low <= stamp(when) < high and when <= self.now:
@@ -96,13 +114,7 @@ class Yahoos:
                     if when <= other <= self.now:
                         amount /= a / b
                 events["dividends"][str(stamp(when))] = {"date": stamp(when), "amount": amount}
-        result = {
-            "meta": meta,
-            "timestamp": [stamp(d) for d in days],
-            "events": events,
-            "indicators": {"quote": [quote], "adjclose": [{"adjclose": adjclose}]},
-        }
-        return (200, json.dumps({"chart": {"result": [result], "error": None}}), {})
+        return events
 
 
 @pytest.fixture
