@@ -19,7 +19,7 @@ from qdag.assets.records import lineage_of, reusable_columns
 from qdag.assets.result import Result
 from qdag.assets.write import BATCH_ROWS, write_sessions
 from qdag.core.pools import ALL
-from qdag.core.windows import ends, parts
+from qdag.core.windows import ends, looks_back_on, parts
 from qdag.engine import Panel
 from qdag.lineage import Definition, Reads
 from qdag.quality import metrics
@@ -98,8 +98,7 @@ class FactorMetrics(Asset):
             labels = np.intersect1d(labels, lineage.stale(read_by, versions)[LABELS.name].sessions)
         bad = np.searchsorted(calendar, np.union1d(labels, own[own < sessions[0]]))
         past = max(read.past for read in self.reads(settings, universe) if read.asset == QLIB_BIN)
-        unsound: np.ndarray = np.searchsorted(bad, at, "right") > np.searchsorted(bad, at - past)
-        return unsound
+        return looks_back_on(bad, at, past)
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return metrics.rules(limits)

@@ -8,6 +8,7 @@ import numpy as np
 from qdag.assets.asset import Asset
 from qdag.assets.chain import chain
 from qdag.assets.platform import Platform
+from qdag.core.windows import looks_back_on
 from qdag.lineage import Definition, Lineage, Reads, forget, record
 from qdag.lineage.definition import shared_part
 from qdag.schema import QLIB_BIN, RAW_OHLCV
@@ -51,8 +52,7 @@ def behind_gaps(platform: Platform, universe: str, sessions: np.ndarray, past: i
     lineage, first = lineage_of(platform, universe, 0, int(at[-1])), np.maximum(at - past, 0)
     behind = np.searchsorted(calendar, _behind(platform, lineage)).min(initial=at[-1])
     gaps = np.flatnonzero(lineage.records(RAW_OHLCV.name).memory != 0)
-    reached: np.ndarray = np.searchsorted(gaps, at, "right") > np.searchsorted(gaps, first)
-    return reached & (behind < first)
+    return looks_back_on(gaps, at, past) & (behind < first)
 
 
 def _behind(platform: Platform, lineage: Lineage) -> np.ndarray:

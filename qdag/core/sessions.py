@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qdag.core.windows import around, index_of, within
 from qdag.errors import SessionError, unknown
 from qdag.settings import UniverseSettings
 
@@ -67,21 +68,17 @@ class SessionCalendar:
         """
         if end < start:
             raise SessionError(f"start {start} is after end {end}; give the earlier day first")
-        low = np.searchsorted(self.all, np.datetime64(start, "D"))
-        high = np.searchsorted(self.all, np.datetime64(end, "D"), side="right")
-        return self.all[low:high]
+        return within(self.all, start, end)
 
     def contains(self, day: date) -> bool:
         """Whether the day is a session of the calendar."""
-        at = int(np.searchsorted(self.all, np.datetime64(day, "D")))
-        return at < len(self.all) and bool(self.all[at] == np.datetime64(day, "D"))
+        return index_of(self.all, day) is not None
 
     def position(self, day: date) -> int:
         """0-based position of a session in ``all``; SessionError for a day that is none, naming its neighbours."""
-        at = int(np.searchsorted(self.all, np.datetime64(day, "D")))
-        if at == len(self.all) or self.all[at] != np.datetime64(day, "D"):
-            near = [str(d) for d in self.all[max(0, at - 1) : at + 1]]
-            raise SessionError(f"{day} is no session of calendar {self.name}; nearest: {' and '.join(near)}")
+        if (at := index_of(self.all, day)) is None:
+            near = " and ".join(around(self.all, day))
+            raise SessionError(f"{day} is no session of calendar {self.name}; nearest: {near}")
         return at
 
     def shift(self, day: date, n: int) -> date:

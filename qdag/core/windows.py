@@ -1,4 +1,4 @@
-"""Windows of sessions: cut into parts, gathered into gapless ranges. The only place that does so.
+"""Windows of sessions: looked up, cut into parts, gathered into gapless ranges. The only place that does so.
 
 Sessions are datetime64[D], increasing. A *range* is given by the positions of its first and last session.
 """
@@ -16,6 +16,31 @@ NO_SESSIONS = np.array([], "M8[D]")
 def ends(sessions: np.ndarray) -> tuple[date, date]:
     """First and last of at least one session."""
     return sessions[0].item(), sessions[-1].item()
+
+
+def within(sessions: np.ndarray, start: date | None, end: date | None) -> np.ndarray:
+    """The sessions of the days [start, end]; a side that is None is open."""
+    low = 0 if start is None else np.searchsorted(sessions, np.datetime64(start, "D"))
+    high = len(sessions) if end is None else np.searchsorted(sessions, np.datetime64(end, "D"), side="right")
+    return sessions[low:high]
+
+
+def index_of(sessions: np.ndarray, day: date) -> int | None:
+    """Position of a day among sessions; None where it is none of them."""
+    at = int(np.searchsorted(sessions, np.datetime64(day, "D")))
+    return at if at < len(sessions) and sessions[at] == np.datetime64(day, "D") else None
+
+
+def around(sessions: np.ndarray, day: date) -> list[str]:
+    """The sessions before and after a day that is none, as text; fewer at the ends."""
+    at = int(np.searchsorted(sessions, np.datetime64(day, "D")))
+    return [str(session) for session in sessions[max(0, at - 1) : at + 1]]
+
+
+def looks_back_on(marked: np.ndarray, at: np.ndarray, past: int) -> np.ndarray:
+    """Whether each position, or one of the ``past`` before it, is among the marked ones: bool; both ascend."""
+    found: np.ndarray = np.searchsorted(marked, at, "right") > np.searchsorted(marked, at - past)
+    return found
 
 
 def parts(sessions: np.ndarray, size: int = CHUNK_SESSIONS) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from qdag.desk.days import within
+from qdag.core.windows import within
 from qdag.errors import QdagError
 from qdag.schema import FIELDS, INDUSTRY, RAW_OHLCV, feature_table
 from qdag.store.matrices import panel_batches

@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
+from qdag.core.windows import around, index_of
 from qdag.errors import SessionError
 
 Day = date | datetime | np.datetime64 | str
@@ -64,18 +65,10 @@ def session(given: Day, sessions: np.ndarray, what: str) -> date:
         It is none of them; the nearest are named.
     """
     asked = day(given)
-    at = int(np.searchsorted(sessions, np.datetime64(asked, "D")))
-    if at == len(sessions) or sessions[at] != np.datetime64(asked, "D"):
-        near = " and ".join(str(one) for one in sessions[max(0, at - 1) : at + 1]) or "none"
+    if index_of(sessions, asked) is None:
+        near = " and ".join(around(sessions, asked)) or "none"
         raise SessionError(f"{asked} is no session of {what}; nearest: {near}")
     return asked
-
-
-def within(sessions: np.ndarray, start: date | None, end: date | None) -> np.ndarray:
-    """The sessions of the days [start, end]; a side that is None is open."""
-    low = 0 if start is None else np.searchsorted(sessions, np.datetime64(start, "D"))
-    high = len(sessions) if end is None else np.searchsorted(sessions, np.datetime64(end, "D"), side="right")
-    return sessions[low:high]
 
 
 def _month_end(first: date) -> date:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from qdag.desk.days import Day, span, within
+from qdag.core.windows import within
+from qdag.desk.days import Day, span
 from qdag.desk.reading import Reading
 from qdag.errors import MissingDataError, QdagError, unknown
 from qdag.schema import FACTOR_METRICS, RAW_OHLCV

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from qdag.core.pools import ALL, Pool
-from qdag.desk.days import Day, span, within
+from qdag.core.windows import around, within
+from qdag.desk.days import Day, span
 from qdag.desk.names import Asked, Names, asked_for
 from qdag.errors import MissingDataError, QdagError, SessionError, unknown
 from qdag.schema import RAW_OHLCV, ROW
@@ -132,8 +133,7 @@ def nothing(platform: "Platform", table: str, rows: Rows) -> QdagError:
     first, last = rows.start or calendar.all[0].item(), rows.end or calendar.all[-1].item()
     asked = f"from {first} to {last}" if first != last else f"on {first}"
     if not len(within(calendar.all, first, last)):
-        at = int(np.searchsorted(calendar.all, np.datetime64(first, "D")))
-        near = " and ".join(map(str, calendar.all[max(0, at - 1) : at + 1]))
+        near = " and ".join(around(calendar.all, first))
         return SessionError(f"{calendar.name} has no session {asked}; nearest: {near}")
     return MissingDataError(
         f"table {table!r} holds nothing of universe {rows.universe!r} {asked}; it holds {held[0]} to {held[-1]}: "

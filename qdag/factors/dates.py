@@ -9,6 +9,7 @@ from datetime import date
 
 import numpy as np
 
+from qdag.core.windows import around, index_of
 from qdag.errors import PanelError, SessionError
 
 ICIR_WINDOW = 252
@@ -35,11 +36,10 @@ def metric_dates(calendar: np.ndarray, horizons: tuple[int, ...], dates: tuple[d
     start, end = (np.datetime64(d, "D") for d in dates)
     if end < start:
         raise SessionError(f"metric dates end at {end}, before their start {start}; give (start, end)")
-    for day in (start, end):
-        at = int(np.searchsorted(calendar, day))
-        if at == len(calendar) or calendar[at] != day:
-            around = ", ".join(str(d) for d in calendar[max(0, at - 1) : at + 1]) or "none, the calendar is empty"
-            raise SessionError(f"metric date {day} is no session of the calendar; nearest: {around}")
+    for day in (start.item(), end.item()):
+        if index_of(calendar, day) is None:
+            near = ", ".join(around(calendar, day)) or "none, the calendar is empty"
+            raise SessionError(f"metric date {day} is no session of the calendar; nearest: {near}")
     begin, stop = int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end)) + 1
     first = max(0, begin - (horizons[-1] + 1))
     return MetricDates(calendar, horizons, begin, stop, first, max(first, stop - (horizons[0] + 1)))
