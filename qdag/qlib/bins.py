@@ -89,20 +89,17 @@ class Bins:
                 self.held -= self.known.popitem(last=False)[1][2].nbytes
         return begin, values
 
-    def block(self, folders: Sequence[str], fields: Sequence[str], low: int, high: int | None) -> Block:
+    def block(self, folders: Sequence[str], fields: Sequence[str], low: int, high: int) -> Block:
         """Read fields of instruments at calendar positions [low, high).
 
         Parameters
         ----------
         folders : of the instruments, in order
         fields : without ``$``; a file is named by the lower case
-        high : None is as far as any file goes
         """
         files = {
             field: [self.read(f"{folder}{os.sep}{field.lower()}{SUFFIX}") for folder in folders] for field in fields
         }
-        if high is None:
-            high = max((f[0] + len(f[1]) for each in files.values() for f in each if f is not None), default=low)
         width = max(high - low, 0)
         block = Block({}, {}, {})
         for field, each in files.items():

@@ -1,10 +1,11 @@
 """Rows and values of an answer, and the frame that Qlib would give."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from qdag.qlib.grid import DAY, NAME, places, qlib_index
 
 
 class Rows:
@@ -30,12 +31,7 @@ class Rows:
 
     def places(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """(instrument, day) positions of a frame's rows."""
-        index = frame.index
-        assert isinstance(index, pd.MultiIndex)
-        names, days = index.levels
-        of_name = pd.Index(self.instruments, dtype=object).get_indexer(pd.Index(names, dtype=object))
-        of_day = self.when.get_indexer(days)
-        return of_name[index.codes[0]], of_day[index.codes[1]]
+        return places(frame.index, self.instruments, self.when)
 
     def add(self, names: np.ndarray, days: np.ndarray) -> None:
         """Single rows, by the positions that ``places`` gives."""
@@ -71,14 +67,7 @@ class Rows:
 
     def multi_index(self) -> pd.MultiIndex:
         """(instrument, datetime) of the rows, with levels of what is there only."""
-        names, days = np.divmod(self.kept, len(self.when))
-        has_name, has_day = self.counts > 0, self.present.any(axis=0)
-        levels: list[Any] = [
-            pd.Index([n for n, has in zip(self.instruments, has_name, strict=True) if has]),
-            self.when[np.flatnonzero(has_day)],
-        ]
-        codes: list[Any] = [(np.cumsum(has_name) - 1)[names], (np.cumsum(has_day) - 1)[days]]
-        return pd.MultiIndex(levels, codes, names=["instrument", "datetime"], verify_integrity=False)
+        return qlib_index(*np.divmod(self.kept, len(self.when)), self.instruments, self.when, (NAME, DAY))
 
     def frame(self, values: np.ndarray, columns: Sequence[str]) -> pd.DataFrame:
         """The frame of float32 values (columns, rows); the memory becomes the frame's."""

@@ -11,6 +11,41 @@ import pyarrow as pa
 from qdag.store.arrow import days as days_of
 from qdag.store.arrow import text_codes
 
+DAY, NAME = "datetime", "instrument"
+"""Levels of Qlib's frames."""
+
+
+def places(index: pd.Index, names: list[str], days: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
+    """(instrument, day) positions of a frame's rows, whichever level comes first; -1 for what is not among them."""
+    assert isinstance(index, pd.MultiIndex)
+    of_name = pd.Index(names, dtype=object).get_indexer(pd.Index(index.levels[index.names.index(NAME)], dtype=object))
+    of_day = days.get_indexer(index.levels[index.names.index(DAY)])
+    return of_name[index.codes[index.names.index(NAME)]], of_day[index.codes[index.names.index(DAY)]]
+
+
+def qlib_index(
+    name: np.ndarray, day: np.ndarray, names: list[str], days: pd.DatetimeIndex, levels: tuple[str, str]
+) -> pd.MultiIndex:
+    """The index of rows at (instrument, day) positions as Qlib makes it, with levels of what is there only.
+
+    Parameters
+    ----------
+    levels : ``NAME`` and ``DAY``, in the order wanted
+    """
+    (held_names, name_codes), (held_days, day_codes) = _used(name, len(names)), _used(day, len(days))
+    parts: dict[str, Any] = {
+        NAME: (pd.Index([names[i] for i in held_names.tolist()]), name_codes),
+        DAY: (days[held_days], day_codes),
+    }
+    values, codes = zip(*(parts[level] for level in levels), strict=True)
+    return pd.MultiIndex(values, codes, names=levels, verify_integrity=False)
+
+
+def _used(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of ``size`` positions occur, and of each its place among these."""
+    there = np.bincount(positions, minlength=size) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[positions]
+
 
 class Grid:
     """Instruments by days: rows as one number each, in the order of (datetime, instrument)."""
@@ -25,12 +60,8 @@ class Grid:
 
     def codes(self, index: pd.Index) -> np.ndarray:
         """Of a frame's rows, int64; those of other instruments are -1."""
-        assert isinstance(index, pd.MultiIndex)
-        at = [index.names.index(name) for name in ("datetime", "instrument")]
-        day = self.days.get_indexer(index.levels[at[0]])[index.codes[at[0]]].astype(np.int64)
-        name = pd.Index(self.names, dtype=object).get_indexer(pd.Index(index.levels[at[1]], dtype=object))
-        row = name[index.codes[at[1]]]
-        return np.where((row < 0) | (day < 0), -1, day * len(self.names) + row)
+        name, day = places(index, self.names, self.days)
+        return np.where((name < 0) | (day < 0), -1, day.astype(np.int64) * len(self.names) + name)
 
     def row_codes(self, rows: pa.Table) -> np.ndarray:
         """Of a table's rows, from their dates and instruments, as ``codes``."""
@@ -50,13 +81,7 @@ class Grid:
 
     def index(self, codes: np.ndarray) -> pd.MultiIndex:
         """Sorted rows as Qlib's index, levels of what is there only."""
-        name, day = self.positions(codes)
-        parts: list[Any] = []
-        for positions, size in ((day, len(self.days)), (name, len(self.names))):
-            there = np.bincount(positions, minlength=size) > 0
-            parts.append((np.flatnonzero(there), (np.cumsum(there) - 1)[positions]))
-        levels: list[Any] = [self.days[parts[0][0]], pd.Index([self.names[i] for i in parts[1][0]])]
-        return pd.MultiIndex(levels, [p[1] for p in parts], names=["datetime", "instrument"], verify_integrity=False)
+        return qlib_index(*self.positions(codes), self.names, self.days, (DAY, NAME))
 
 
 def put_rows(

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlib.config import C
 from qlib.contrib.data.handler import (
     _DEFAULT_INFER_PROCESSORS,
     _DEFAULT_LEARN_PROCESSORS,
@@ -15,7 +14,7 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qdag.errors import SettingsError
 from qdag.features.sets import alpha158, alpha360
 from qdag.qlib.loader import Labels, StoredLoader
-from qdag.qlib.provider import DAY
+from qdag.qlib.provider import DAY, running_on
 from qdag.settings import load_settings
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class Alpha360Stored(StoredHandler):
 
 def _running(settings: "Settings") -> str:
     """The universe whose directory Qlib was started on."""
-    here = Path(C.dpm.get_data_uri(DAY)).resolve()
+    here = running_on().resolve()
     for universe in settings.universes:
         if settings.provider(universe).resolve() == here:
             return universe

@@ -3,26 +3,25 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from qlib.config import C
 from qlib.data.data import Cal, D, DatasetD
 from qlib.data.dataset.loader import DataLoader
 
 from qdag.assets.labels import expressions as label_expressions
 from qdag.errors import MissingDataError, SettingsError, unknown
-from qdag.features.catalogue import feature_set, feature_sets
+from qdag.features.catalogue import feature_sets
 from qdag.models.frames import feature_names
 from qdag.qlib.grid import Grid, put_rows
-from qdag.qlib.provider import DAY, EngineDatasetProvider, within
+from qdag.qlib.provider import DAY, EngineDatasetProvider, running_on, within
 from qdag.schema import LABELS, ROW
 from qdag.store.tables import TableStore
 
 if TYPE_CHECKING:
+    from qdag.features.feature import FeatureSet
     from qdag.settings import Settings
 
 log = logging.getLogger("qdag.qlib")
@@ -85,6 +84,7 @@ class StoredLoader(DataLoader):
     ):
         settings.universe(universe)
         self.settings = settings
+        self.store = TableStore(settings.tables)
         self.universe = universe
         self.features = _chosen(settings, features)
         self.label_texts = _labels(settings, label)
@@ -148,7 +148,7 @@ class StoredLoader(DataLoader):
         SettingsError
             It is not the universe's directory.
         """
-        here, wanted = Path(C.dpm.get_data_uri(DAY)), self.settings.provider(self.universe)
+        here, wanted = running_on(), self.settings.provider(self.universe)
         if here.resolve() != wanted.resolve():
             raise SettingsError(
                 f"Qlib was started on {str(here)!r}, and the tables of {self.universe!r} belong to {str(wanted)!r}; "
@@ -159,10 +159,9 @@ class StoredLoader(DataLoader):
 
     def _columns(self) -> list[Columns]:
         """Where each column comes from."""
-        store, found, at = TableStore(self.settings.tables), [], 0
+        found, at, sets = [], 0, _sets(self.settings)
         for table, columns in self.features.items():
-            texts = _texts(self.settings, table)
-            held = set(store.columns(table, self.versions.get(table))) if self._exists(store, table) else set()
+            texts, held = sets[table].expressions, self._held(table)
             places = {column: at + i for i, column in enumerate(columns)}
             if lost := sorted(places.keys() - held - texts.keys()):
                 raise MissingDataError(f"{table}.{lost[0]} is not stored and is no expression; materialize {table}")
@@ -176,33 +175,35 @@ class StoredLoader(DataLoader):
                 )
             )
             at += len(columns)
-        held = set(store.columns(LABELS, self.versions.get(LABELS))) if self._exists(store, LABELS) else set()
+        held = self._held(LABELS)
         asked = list(enumerate(self.label_texts.values(), at))
         stored = {column: place for place, (column, _) in asked if column in held}
         found.append(Columns(LABELS if stored else "", stored, {place: text for place, (_, text) in asked}))
         return found
 
-    def _exists(self, store: TableStore, table: str) -> bool:
-        return store.exists(table) or table in self.versions
+    def _held(self, table: str) -> set[str]:
+        """Columns that are stored of a table; none of a table that is not there."""
+        if not (self.store.exists(table) or table in self.versions):
+            return set()
+        return set(self.store.columns(table, self.versions.get(table)))
 
     def _rows(self, table: str, grid: Grid) -> np.ndarray:
         """Codes of a table's rows."""
-        store, version = TableStore(self.settings.tables), self.versions.get(table)
-        found = store.each(table, self.universe, grid.row_codes, *grid.ends, ROW, version)
+        version = self.versions.get(table)
+        found = self.store.each(table, self.universe, grid.row_codes, *grid.ends, ROW, version)
         return np.concatenate(list(found))
 
     def _read(
         self, table: str, places: Mapping[str, int], grid: Grid, wanted: np.ndarray, block: np.ndarray
     ) -> np.ndarray:
         """Put a table's columns into their places; which of the rows wanted it has."""
-        store, has = TableStore(self.settings.tables), np.zeros(len(wanted), bool)
+        has, version = np.zeros(len(wanted), bool), self.versions.get(table)
 
         def put(rows: pa.Table) -> None:
             columns = [rows[column] for column in places]
             put_rows(block, list(places.values()), wanted, grid.row_codes(rows), columns, has)
 
-        version = self.versions.get(table)
-        for _ in store.each(table, self.universe, put, *grid.ends, [*ROW, *places], version):
+        for _ in self.store.each(table, self.universe, put, *grid.ends, [*ROW, *places], version):
             pass
         return has
 
@@ -260,7 +261,7 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> dict[str, tuple[str, 
     """Columns by table, of sets and ``table.column``."""
     if isinstance(names, str):
         names = [names]
-    known = {**feature_sets(), **{one.name: one for one in settings.feature_sets()}}
+    known = _sets(settings)
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         table, _, column = name.partition(".")
@@ -278,10 +279,9 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> dict[str, tuple[str, 
     return found
 
 
-def _texts(settings: "Settings", table: str) -> dict[str, str]:
-    """Expressions of a set, by column."""
-    own = {one.name: one for one in settings.feature_sets()}
-    return (own.get(table) or feature_set(table)).expressions
+def _sets(settings: "Settings") -> "dict[str, FeatureSet]":
+    """Every set by name, computed by default or not, and the custom factors."""
+    return {**feature_sets(), **{one.name: one for one in settings.feature_sets()}}
 
 
 def _labels(settings: "Settings", label: str | Labels) -> dict[str, tuple[str, str]]:

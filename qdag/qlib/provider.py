@@ -38,6 +38,11 @@ SMALL = 1 << 16
 Spans = dict[str, Sequence[Any] | None]
 
 
+def running_on() -> Path:
+    """The directory of daily data that Qlib was started on."""
+    return Path(C.dpm.get_data_uri(DAY))
+
+
 class EngineDatasetProvider(LocalDatasetProvider):
     """What ``D.features`` asks, computed by qdag's engine; a ``dataset_provider`` for ``qlib.init``.
 
@@ -102,7 +107,7 @@ class EngineDatasetProvider(LocalDatasetProvider):
         if reason := _not_ours(freq):
             self._tell(f"Qlib computes everything: {reason}")
             return super().dataset(instruments, columns, start_time, end_time, freq, list(inst_processors))
-        self._look(Path(C.dpm.get_data_uri(freq)))
+        self._look(running_on())
         spans = self.spans(instruments)
         days = Cal.calendar(start_time, end_time, freq)
         if not len(days):
@@ -146,7 +151,7 @@ class EngineDatasetProvider(LocalDatasetProvider):
                 f"instruments={instruments!r} is a text; give D.instruments({instruments!r}) for a pool, or a list"
             )
         if isinstance(instruments, Mapping) and "market" in instruments:
-            folder, pool = Path(C.dpm.get_data_uri(DAY)) / "instruments", instruments["market"]
+            folder, pool = running_on() / "instruments", instruments["market"]
             if not (folder / f"{pool.lower()}.txt").is_file() and C.instrument_provider == "LocalInstrumentProvider":
                 raise unknown("pool", pool, [path.stem for path in folder.glob("*.txt")])
         asked = self.get_instruments_d(instruments, DAY)
@@ -202,7 +207,7 @@ class EngineDatasetProvider(LocalDatasetProvider):
 
     def _block(self, names: Sequence[str], fields: Sequence[str], low: int, high: int) -> Block:
         """The fields that are read, of the instruments asked and no other; what is missing is told."""
-        folder = str(Path(C.dpm.get_data_uri(DAY)) / "features")
+        folder = str(running_on() / "features")
         folders = [f"{folder}{os.sep}{code_to_fname(name).lower()}" for name in names]
         block = self.bins.block(folders, fields, low, high)
         if self.bins.changed:

@@ -23,7 +23,7 @@ does turning rows into panels (``qdag.store.bars``).
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,13 +38,12 @@ from qdag.store.tables.columns import checked_match, column_names, key_names
 from qdag.store.tables.location import Location, plain_name
 from qdag.store.tables.log import Action
 from qdag.store.tables.place import Place, as_day
+from qdag.store.tables.read import Result
 from qdag.store.tables.replace import replace
 from qdag.store.tables.write import check_schema
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-
-Result = TypeVar("Result")
 
 
 class TableStore:
