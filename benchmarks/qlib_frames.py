@@ -16,12 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.parity import CAUSES, MARKET, SETS, Row, judged, market_panel, texts
 from qdag.engine import Panel
-from qdag_tests.reference import nasty_panel, write_provider
+from qdag_tests.reference import nasty_panel, on_panel, write_provider
 
 ASKS = ("all", "pool", "filter")
 
@@ -59,16 +58,6 @@ def alike(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
         found.append("columns")
     if list(ours.dtypes) != list(theirs.dtypes):
         found.append("dtypes")
-    return found
-
-
-def matrix(panel: Panel, frame: pd.DataFrame, at: int) -> np.ndarray:
-    """A column as (instruments, sessions)."""
-    found = np.full(panel.shape, np.nan, np.float32)
-    names, days = frame.index.levels
-    rows = pd.Index(panel.instruments).get_indexer(names)[frame.index.codes[0]]
-    columns = pd.DatetimeIndex(panel.sessions).get_indexer(days)[frame.index.codes[1]]
-    found[rows, columns] = frame.iloc[:, at].to_numpy()
     return found
 
 
@@ -113,8 +102,8 @@ def job(given: tuple[str, str, str, int]) -> tuple[str, str, dict[str, tuple[int
                 print(f"Qlib itself fails at {name} of {market}, {how}")
                 continue
             total = Row()
-            for at, text in enumerate(formulas):
-                total.add(judged(panel, text, matrix(panel, ours, at), matrix(panel, theirs, at)))
+            for text, mine, other in zip(formulas, on_panel(ours, panel), on_panel(theirs, panel), strict=True):
+                total.add(judged(panel, text, mine, other))
             total.cells = ours.size
             found[how] = len(ours), alike(ours, theirs), total
     return market, name, found, time.perf_counter() - began

@@ -3,7 +3,7 @@
 ``evaluate`` works on one instrument with plain loops over windows; it shares only the parser with the engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -342,13 +342,15 @@ def qlib_features(expressions: Mapping[str, str], panel: Panel) -> dict[str, np.
 
     names = [n for n, first, last in zip(panel.instruments, panel.first, panel.last, strict=True) if first <= last]
     frame = D.features(names, list(expressions.values()), disk_cache=0)
-    frame.columns = pd.Index(list(expressions))
+    return dict(zip(expressions, on_panel(frame, panel), strict=True))
+
+
+def on_panel(frame: pd.DataFrame, panel: Panel) -> Iterator[np.ndarray]:
+    """Each column of a frame of ``D.features`` as float32 (I, S), NaN where it has no row."""
     rows = pd.Index(panel.instruments).get_indexer(frame.index.get_level_values("instrument"))
     times = frame.index.get_level_values("datetime").to_numpy().astype("M8[D]")
     columns = np.searchsorted(panel.sessions, times)
-    out = {}
-    for name in expressions:
+    for at in range(frame.shape[1]):
         values = np.full(panel.shape, np.nan, np.float32)
-        values[rows, columns] = frame[name].to_numpy()
-        out[name] = values
-    return out
+        values[rows, columns] = frame.iloc[:, at].to_numpy()
+        yield values

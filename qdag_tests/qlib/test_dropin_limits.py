@@ -4,6 +4,7 @@ import ast
 import logging
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,7 @@ def test_no_text_is_evaluated_that_is_no_expression(market: Path, qlib_on: Any, 
 
 
 def test_files_are_read_once_and_again_when_they_change(market: Path, tmp_path: Path, qlib_on: Any) -> None:
-    import shutil
-
-    folder = tmp_path / "market"
-    shutil.copytree(market, folder)
+    folder = shutil.copytree(market, tmp_path / "market")
     data = qlib_on(folder, True)
     before = data.features(NAMES, ["$close", "Ref($close, 1)"])
     bins = provider_of(data).bins
@@ -156,10 +154,7 @@ def test_files_are_read_once_and_again_when_they_change(market: Path, tmp_path: 
 
 
 def test_a_longer_calendar_is_seen(market: Path, tmp_path: Path, qlib_on: Any) -> None:
-    import shutil
-
-    folder = tmp_path / "market"
-    shutil.copytree(market, folder)
+    folder = shutil.copytree(market, tmp_path / "market")
     data = qlib_on(folder, True)
     assert len(data.features(["T0000"], ["$close"])) == 130
     with (folder / "calendars" / "day.txt").open("a") as file:
@@ -243,10 +238,7 @@ def test_a_field_that_nobody_has_is_told(market: Path, qlib_on: Any, caplog: pyt
 
 
 def test_a_damaged_file_is_named(market: Path, tmp_path: Path, qlib_on: Any) -> None:
-    import shutil
-
-    folder = tmp_path / "market"
-    shutil.copytree(market, folder)
+    folder = shutil.copytree(market, tmp_path / "market")
     path = folder / "features" / "t0000" / "close.day.bin"
     for content in (b"abc", np.array([np.nan, 1], "<f4").tobytes()):
         path.write_bytes(content)
@@ -255,8 +247,6 @@ def test_a_damaged_file_is_named(market: Path, tmp_path: Path, qlib_on: Any) -> 
 
 
 def test_a_directory_that_goes_is_said(market: Path, tmp_path: Path, qlib_on: Any) -> None:
-    import shutil
-
     shutil.copytree(market, tmp_path / "market")
     data = qlib_on(tmp_path / "market", True)
     shutil.rmtree(tmp_path / "market")

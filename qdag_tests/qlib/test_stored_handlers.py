@@ -38,6 +38,14 @@ def all_of(handler: Any) -> list[pd.DataFrame]:
     return [handler.fetch(data_key=key) for key in (DataHandlerLP.DK_R, DataHandlerLP.DK_I, DataHandlerLP.DK_L)]
 
 
+def own_copy(toy: Path, on_toy: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """A copy of the home that may be changed, with Qlib on its directory."""
+    config = shutil.copytree(toy.parent, folder / "copy") / "qdag.toml"
+    monkeypatch.setenv("QDAG_CONFIG", str(config))
+    on_toy.init(universe="toy", processors=False, logging_level=50)
+    return Platform.open(load_settings(config))
+
+
 def remove(platform: Platform, table: str, first: date, last: date) -> None:
     spec = stages.table_spec(platform.settings, table)
     assert spec is not None
@@ -70,12 +78,8 @@ def test_alpha360_is_computed_where_it_is_not_stored(on_toy: Any, caplog: pytest
 def test_sessions_that_are_not_stored_are_computed(
     toy: Path, on_toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(toy.parent, tmp_path / "copy")
-    config = tmp_path / "copy" / "qdag.toml"
-    monkeypatch.setenv("QDAG_CONFIG", str(config))
-    on_toy.init(universe="toy", processors=False, logging_level=50)
+    platform = own_copy(toy, on_toy, tmp_path, monkeypatch)
     whole = all_of(on_toy.Alpha158Stored(**RANGE))
-    platform = Platform.open(load_settings(config))
     gone = date(2018, 5, 1), date(2018, 5, 31)
     for table in ("alpha158", "technical_indicators"):
         remove(platform, table, *gone)
@@ -106,11 +110,7 @@ def test_tables_and_columns_are_chosen(on_toy: Any) -> None:
 
 
 def test_versions_that_are_pinned(toy: Path, on_toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(toy.parent, tmp_path / "copy")
-    config = tmp_path / "copy" / "qdag.toml"
-    monkeypatch.setenv("QDAG_CONFIG", str(config))
-    on_toy.init(universe="toy", processors=False, logging_level=50)
-    platform = Platform.open(load_settings(config))
+    platform = own_copy(toy, on_toy, tmp_path, monkeypatch)
     store = platform.store
     versions = {"alpha158": store.version("alpha158"), "labels": store.version("labels")}
     before = on_toy.Alpha158Stored(versions=versions, **RANGE).fetch()
