@@ -81,7 +81,8 @@ class FactorMetrics(Asset):
         return Definition(shared, {name: text for name, text in columns.items() if name in evaluated})
 
     def unsound(self, platform: Platform, universe: str, sessions: np.ndarray) -> np.ndarray:
-        """Sessions that read stale labels, or metrics before them that are stale.
+        """Sessions that read stale labels, or metrics before them that are stale, or whose pools may have been chosen
+        from what the Qlib directory does not hold yet.
 
         What later sessions add to labels is not known by these: they may have been computed without them, or with all
         of them.
@@ -97,8 +98,12 @@ class FactorMetrics(Asset):
         if len(labels):
             labels = np.intersect1d(labels, lineage.stale(read_by, versions)[LABELS.name].sessions)
         bad = np.searchsorted(calendar, np.union1d(labels, own[own < sessions[0]]))
-        past = max(read.past for read in self.reads(settings, universe) if read.asset == QLIB_BIN)
-        return looks_back_on(bad, at, past)
+        past = {read.asset: read.past for read in self.reads(settings, universe)}
+        unsound = looks_back_on(bad, at, past[QLIB_BIN])
+        if RAW_OHLCV.name in past:
+            behind = np.searchsorted(calendar, found[QLIB_BIN].sessions)
+            unsound |= looks_back_on(behind, at, past[RAW_OHLCV.name])
+        return unsound
 
     def rules(self, settings: Settings, limits: QualitySettings) -> tuple[Rule, ...]:
         return metrics.rules(limits)

@@ -167,6 +167,9 @@ def refresh(universe: Universe = None, assets: Assets = None, config: Config = N
         if not run_assets(shown, settings, name, start=start, end=end, assets=[RAW_OHLCV.name]).success:
             raise typer.Exit(FAILED)
     _refresh(shown, platform, name, chosen)
+    if not len(platform.stored(RAW_OHLCV.name, name)):
+        typer.echo(f"no bars of {name} are stored yet; to store them: qdag materialize --universe {name}")
+        return
     seen = survey(platform, name, chosen).stale
     models = next((seen[asset.name] for asset in chain(settings).months if seen.get(asset.name)), None)
     if not models:

@@ -15,7 +15,9 @@ from qdag.core.windows import NO_SESSIONS
 from qdag.defs.requests import ask, chunks, idle, lost
 from qdag.operations.landing import Cursor, arrivals, cursor_file
 from qdag.operations.survey import Survey, survey
+from qdag.schema import RAW_OHLCV
 from qdag.settings import FilesSource
+from qdag.views.stale import NOTHING_YET
 
 
 def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running: bool) -> list[dg.SensorDefinition]:
@@ -86,7 +88,8 @@ def build_sensors(platform: Platform, job: UnresolvedAssetJobDefinition, running
                 reasons += [] if request else [f"{universe}: {part.start} .. {part.end}: {reason}"]
             if not wanted:
                 waiting = "; ".join(map(str, seen.blocked))
-                up_to_date = f"everything is up to date{_stale_models(platform, seen)}"
+                stored = len(platform.stored(RAW_OHLCV.name, universe))
+                up_to_date = f"everything is up to date{_stale_models(platform, seen)}" if stored else NOTHING_YET
                 reasons.append(f"{universe}: {waiting or up_to_date}")
         return dg.SensorResult(
             run_requests=requests, skip_reason=None if requests else dg.SkipReason("; ".join(reasons))

@@ -13,6 +13,8 @@ from qdag.schema import RAW_OHLCV
 
 HEADING = ("asset", "sessions", "first", "last", "why")
 """What is told of every asset, in this order."""
+NOTHING_YET = "no bars stored yet"
+"""Why nothing is stale in a universe without sessions."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ def stale_lines(platform: Platform, universe: str) -> StaleLines:
     """Stale sessions of every asset; files that changed since they were read are looked at."""
     seen = survey(platform, universe)
     files, trouble = unread_files(platform, universe)
+    empty = not len(platform.stored(RAW_OHLCV.name, universe))
     lines: list[tuple[str, int, date | None, date | None, str]] = []
     for asset, found in seen.stale.items():
-        days, why = found.sessions, found.reason()
+        days, why = found.sessions, NOTHING_YET if empty and not found else found.reason()
         if asset == RAW_OHLCV.name and files and len(files.sessions):
             days, why = np.union1d(days, files.sessions), files.reason
         ends = (days[0].item(), days[-1].item()) if len(days) else (None, None)

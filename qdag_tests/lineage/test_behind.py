@@ -90,6 +90,37 @@ def test_rows_after_a_gap_look_back_to_what_the_directory_does_not_hold_yet(bars
     assert_one_build(platform, opened(tmp_path / "once"), bars, "custom_factors", "factor_metrics")
 
 
+def test_metrics_of_a_pool_that_was_chosen_from_what_the_directory_does_not_hold_yet(tmp_path):
+    def with_pool(home: Path) -> Platform:
+        pools = {"big": {"kind": "top", "size": 2, "window": 600}}
+        toy = UniverseSettings(source=MARKET, calendar="XNYS", start=date(2015, 9, 1), end=END, pools=pools)
+        factors = {"features": (), "custom_factors": {"risen": "$close/Ref($close, 1)"}}
+        chosen = {**factors, "training": {"features": ("custom_factors",)}}
+        return Platform.open(Settings(home=home, universes={"toy": toy}, horizons=(1,), **chosen))
+
+    platform = with_pool(tmp_path / "home")
+    run(platform, "raw_ohlcv", date(2015, 9, 1))
+    rows = platform.store.read("raw_ohlcv", "toy")
+    put(platform, rows, date(2015, 9, 1))
+    refresh(platform)
+    # two years later it shows that one was the most traded by far, and metrics are computed of members as they were
+    long_ago = pc.and_(
+        pc.equal(rows["instrument"], pc.min(rows["instrument"])), pc.less(rows["date"], date(2016, 9, 1))
+    )
+    at, more = rows.column_names.index("volume"), pc.if_else(long_ago, 1000.0, 1.0)
+    corrected = rows.set_column(at, rows.schema.field("volume"), pc.multiply(rows["volume"], more))
+    put(platform, corrected, date(2015, 9, 1))
+    run(platform, "factor_metrics", date(2015, 9, 1))
+    for name in ("qlib_bin", "custom_factors", "labels"):
+        run(platform, name, date(2015, 9, 1))
+    assert set(survey(platform, "toy").stale["factor_metrics"].sessions.tolist()) >= {date(2018, 6, 1), END}
+    refresh(platform)
+    once = with_pool(tmp_path / "once")
+    put(once, corrected, date(2015, 9, 1))
+    refresh(once)
+    assert platform.store.read("factor_metrics", "toy").equals(once.store.read("factor_metrics", "toy"))
+
+
 def test_rows_that_a_restored_backup_knows_nothing_of_are_stale(bars, tmp_path):
     before, fewer = bars.filter(pc.field("date") < LATE), {"features": ("price_features",)}
     platform = opened(tmp_path / "home", custom_factors={}, training=fewer, **fewer)

@@ -4,11 +4,14 @@ from datetime import date
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from qdag import schema
 from qdag.assets.platform import Platform
+from qdag.cli import app
 from qdag.errors import MissingDataError, SessionError, UnknownNameError
 from qdag.views import leaderboard, metrics_of_a_day, models
+from qdag.views.stale import stale_lines
 from qdag.views.stored import look
 
 DAYS = [date(2019, 1, day) for day in (2, 3, 4)]
@@ -92,3 +95,16 @@ def test_a_table_without_rows_says_what_brings_them(small_settings, table, error
 def test_days_are_not_reversed_in_silence(platform):
     with pytest.raises(SessionError, match="give the earlier day first"):
         look(platform, "factor_metrics", "toy", DAYS[2], DAYS[0], None, None, 5)
+
+
+def test_a_universe_without_bars_is_not_called_up_to_date(small_settings, monkeypatch, tmp_path):
+    found = stale_lines(Platform.open(small_settings), "toy")
+    assert {(count, why) for _, count, _, _, why in found.lines} == {(0, "no bars stored yet")}
+    (tmp_path / "qdag.toml").write_text(
+        'home = "empty"\n[universes.toy]\ncalendar = "XNYS"\nstart = 2019-01-02\nend = 2019-06-28\n'
+        'source = { kind = "synthetic", instruments = 3 }\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["refresh"])
+    assert told.exit_code == 0
+    assert told.output == "no bars of toy are stored yet; to store them: qdag materialize --universe toy\n"
