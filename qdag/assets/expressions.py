@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,15 @@ from qdag.assets.platform import Platform
 from qdag.assets.records import reusable_columns
 from qdag.assets.result import Result
 from qdag.assets.write import chunks, write_sessions
-from qdag.core.windows import ends
-from qdag.engine import compute_blocks, plan
+from qdag.core.windows import CHUNK_SESSIONS, ends
+from qdag.engine import compute, plan
 from qdag.schema import RAW_OHLCV
 from qdag.store.matrices import panel_batches, table_matrix
+
+VALUES_AT_ONCE = 160 << 20
+"""Most float32 values that are computed before they are written: 640 MiB. Fewer sessions at a time would have more of
+the sessions before them computed again, for what looks back."""
+LEAST_SESSIONS = 20
 
 
 def write_expressions(
@@ -38,30 +44,38 @@ def write_expressions(
     planned, engine = plan(wanted, allow_future=after > 0), platform.settings.engine
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for chunk in chunks(platform, asset.name, sessions):
+        memory = np.empty(0, np.float32)
+        for chunk in chunks(platform, asset.name, sessions, _sessions_at_once(platform, universe, len(expressions))):
             panel, begin = read_panel(platform, universe, chunk, planned.lookback, after, sorted(planned.fields))
-            window = panel.window(begin, begin + len(chunk))
-            kept = {}
+            kept: dict[str, np.ndarray] = {}
             if standing:
                 keys = ["date", "instrument", *standing]
                 stored = platform.store.read(spec.name, universe, *ends(chunk), columns=keys)
                 kept = table_matrix(stored, standing, panel.instruments, chunk)
-            blocks = compute_blocks(
-                wanted,
+            shape = (len(wanted), panel.shape[1] - begin, panel.shape[0])
+            if memory.size < (size := prod(shape)):
+                memory = np.empty(size, np.float32)
+            values = compute(
+                planned,
                 panel,
                 threads=engine.threads,
                 block_instruments=engine.block_instruments,
                 start=begin,
-                allow_future=after > 0,
                 pool=panel.traded(),
+                out=memory[:size].reshape(shape),
             )
-            for which, arrays in blocks:
-                columns = {name: values[:, : len(chunk)] for name, values in arrays.items()}
-                columns |= {name: values[which] for name, values in kept.items()}
-                yield from panel_batches(spec, universe, window.rows(which), columns)
+            columns = {name: array[:, : len(chunk)] for name, array in values.items()} | kept
+            yield from panel_batches(spec, universe, panel.window(begin, begin + len(chunk)), columns)
 
     result = write_sessions(platform, asset, universe, sessions, batches, inputs=(RAW_OHLCV.name,))
     platform.tell(asset.name, len(sessions), len(sessions))
     if standing:
         result = replace(result, extra={**result.extra, "columns_computed": ", ".join(wanted) or "none"})
     return result
+
+
+def _sessions_at_once(platform: Platform, universe: str, columns: int) -> int:
+    from qdag.store.qlib.reader import read_instruments
+
+    listed = len(read_instruments(platform.settings.provider(universe)))
+    return min(CHUNK_SESSIONS, max(LEAST_SESSIONS, VALUES_AT_ONCE // max(1, columns * listed)))

@@ -77,11 +77,12 @@ class RowCounter:
         """Hand batches on, counted."""
         for batch in batches:
             self.rows += batch.num_rows
-            missing = np.zeros(batch.num_rows, np.int64)
+            missing = np.zeros(batch.num_rows, np.int32)
             for name in self.values:
-                gaps = pc.is_null(batch[name], nan_is_null=True).to_numpy(zero_copy_only=False)
-                self.missing_in[name] += int(np.count_nonzero(gaps))
-                missing += gaps
+                gaps = pc.is_null(batch[name], nan_is_null=True)
+                if count := gaps.true_count:
+                    self.missing_in[name] += count
+                    missing += gaps.to_numpy(zero_copy_only=False)
             self.missing += int(missing.sum())
             if "instrument" in batch.schema.names:
                 self.instruments.update(pc.unique(batch["instrument"]).to_pylist())

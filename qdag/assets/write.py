@@ -12,11 +12,13 @@ from qdag.assets.platform import Platform
 from qdag.assets.records import forget_sessions, inputs_of, record_sessions, version_read
 from qdag.assets.result import Result, RowCounter
 from qdag.core.resources import Meter
-from qdag.core.windows import ends, parts
+from qdag.core.windows import CHUNK_SESSIONS, ends, parts
 from qdag.schema import TableSpec
 from qdag.store.threads import prefetch
 
 BATCH_ROWS = 1 << 16
+AHEAD = 1
+"""Batches, mostly a month each, that wait for the writer."""
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 """Begins the stream of rows; begun anew when another process has changed the same files meanwhile."""
@@ -71,7 +73,7 @@ def replace_rows(
         nonlocal counter
         counter = RowCounter(spec.values)
         platform.written[spec.name] = 0
-        for batch in counter.watch(prefetch(batches())):
+        for batch in counter.watch(prefetch(batches(), AHEAD)):
             platform.written[spec.name] += batch.num_rows
             yield batch
 
@@ -90,11 +92,11 @@ def why_nothing(platform: Platform, universe: str) -> dict[str, Any]:
     }
 
 
-def chunks(platform: Platform, name: str, sessions: np.ndarray) -> Iterator[np.ndarray]:
-    """Some sessions at a time, so that memory does not grow with history; reports progress between them."""
+def chunks(platform: Platform, name: str, sessions: np.ndarray, most: int = CHUNK_SESSIONS) -> Iterator[np.ndarray]:
+    """At ``most`` so many sessions at a time, so that memory does not grow with history; reports progress between."""
     done = 0
     platform.tell(name, done, len(sessions))
-    for chunk in parts(sessions):
+    for chunk in parts(sessions, most):
         yield chunk
         done += len(chunk)
         platform.tell(name, done, len(sessions))

@@ -19,7 +19,9 @@ class EngineSettings(FrozenModel):
         default_factory=lambda: min(os.cpu_count() or 1, 16),
         description="threads that compute at once; by default one per processor, at most 16",
     )
-    block_instruments: Count = Field(default=128, description="instruments whose results are in memory at once")
+    block_instruments: Count = Field(
+        default=128, description="most instruments that a thread computes at once; fewer, less memory"
+    )
 
 
 class MlflowSettings(FrozenModel):

@@ -1,6 +1,7 @@
 """Rows to arrays and back: dense (instruments x sessions) arrays against sorted Arrow tables of instruments."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -88,35 +89,56 @@ def _cells(table: pa.Table, instruments: Sequence[str], sessions: np.ndarray) ->
 
 
 def panel_batches(
-    spec: TableSpec,
-    universe: str,
-    panel: Panel,
-    columns: Mapping[str, np.ndarray],
-    batch_sessions: int = 32,
+    spec: TableSpec, universe: str, panel: Panel, columns: Mapping[str, np.ndarray]
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of ``spec`` in the order of date and instrument, a few sessions at a time.
+    """Rows of ``spec`` in the order of date and instrument, a month at a time.
 
     Only cells where ``panel.traded()`` become rows: whether a suspended instrument will trade again is not known at
     the time.
 
     Parameters
     ----------
-    columns : every value column of ``spec`` as an (I, S) array of its dtype; NaN becomes null
-    batch_sessions : sessions per batch, at most
+    columns : every value column of ``spec`` as an (I, S) array of its dtype; NaN becomes null. Those that hold sessions
+        outermost in memory, as the engine's do, are read as they lie. The batches share no memory with them
 
     Raises
     ------
     StoreError
         Columns of another name, shape or dtype, or a table that is not of instruments.
     """
+    schema = spec.arrow()
+    order = np.argsort(np.array(panel.instruments, dtype=object), kind="stable")
+    sorted_already = bool((order == np.arange(len(order))).all())
+    arrays = _checked_columns(spec, panel, columns)
+    if not sorted_already:
+        arrays = {name: array[:, order] for name, array in arrays.items()}
+    names = pa.array([panel.instruments[row] for row in order.tolist()], pa.string())
+    traded = np.ascontiguousarray(panel.traded()[order].T)
+    width, months = len(names), panel.sessions.astype("M8[M]")
+    edges = [0, *(np.flatnonzero(months[1:] != months[:-1]) + 1).tolist(), len(months)]
+    for begin, stop in pairwise(edges):
+        cells = np.flatnonzero(traded[begin:stop])
+        if not len(cells):
+            continue
+        session, rank = np.divmod(cells, width)
+        keys = {
+            "universe": pa.repeat(pa.scalar(universe, pa.string()), len(cells)),
+            "date": pa.array(panel.sessions[begin:stop][session], pa.date32()),
+            "instrument": names.take(pa.array(rank)),
+        }
+        values = {name: _nullable(array[begin:stop].reshape(-1).take(cells)) for name, array in arrays.items()}
+        yield pa.record_batch([keys.get(n, values.get(n)) for n in schema.names], schema=schema)
+
+
+def _checked_columns(spec: TableSpec, panel: Panel, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The value columns of a table of instruments as contiguous (S, I) arrays."""
     if spec.keys != ("universe", "date", "instrument"):
         raise StoreError(f"table {spec.name!r} has keys {spec.keys}; only instrument tables are written from panels")
     if set(columns) != set(spec.values):
         missing = [c for c in spec.values if c not in columns]
         extra = [c for c in columns if c not in spec.values]
         raise StoreError(f"columns do not fit table {spec.name!r}: missing {missing}, extra {extra}")
-    schema = spec.arrow()
-    arrays = {}
+    schema, arrays = spec.arrow(), {}
     for name in spec.values:
         array = np.asarray(columns[name])
         if array.shape != panel.shape:
@@ -124,27 +146,15 @@ def panel_batches(
         wanted = schema.field(name).type.to_pandas_dtype()
         if array.dtype != wanted:
             raise StoreError(f"column {name!r} has dtype {array.dtype}, table {spec.name!r} declares {wanted.__name__}")
-        arrays[name] = np.ascontiguousarray(array)
-    order = np.argsort(np.array(panel.instruments, dtype=object), kind="stable")
-    names = pa.array(list(panel.instruments), pa.string())
-    traded = panel.traded()
-    for begin in range(0, panel.shape[1], batch_sessions):
-        stop = min(begin + batch_sessions, panel.shape[1])
-        session, rank = np.nonzero(traded[order, begin:stop].T)
-        if not len(session):
-            continue
-        row, session = order[rank], session + begin
-        keys = {
-            "universe": pa.repeat(pa.scalar(universe, pa.string()), len(row)),
-            "date": pa.array(panel.sessions[session], pa.date32()),
-            "instrument": names.take(pa.array(row)),
-        }
-        cells = row * panel.shape[1] + session
-        values = {name: _nullable(array.ravel().take(cells)) for name, array in arrays.items()}
-        yield pa.record_batch([keys.get(n, values.get(n)) for n in schema.names], schema=schema)
+        arrays[name] = np.ascontiguousarray(array.T)
+    return arrays
 
 
 def _nullable(values: np.ndarray) -> pa.Array:
-    # several times faster than from_pandas=True
+    """An array that keeps the memory of the values: NaN is null."""
     missing = np.isnan(values)
-    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
+    if not (count := int(np.count_nonzero(missing))):
+        return pa.array(values)
+    bits = np.packbits(np.logical_not(missing, out=missing), bitorder="little")
+    memory = [pa.py_buffer(bits), pa.py_buffer(values)]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), memory, count)

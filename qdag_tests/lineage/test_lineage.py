@@ -192,9 +192,9 @@ def test_only_the_columns_whose_definition_changed_are_computed(tmp_path, monkey
     factors = {"one": "$close/Ref($close, 5)", "two": "Std($close, 40)", "three": "Corr($close, $volume, 20)"}
     second = opened(tmp_path / "a", **factors)
     asked = []
-    plain = expressions.compute_blocks
+    plain = expressions.compute
     monkeypatch.setattr(
-        expressions, "compute_blocks", lambda texts, *a, **k: asked.append(set(texts)) or plain(texts, *a, **k)
+        expressions, "compute", lambda planned, *a, **k: asked.append(set(planned.outputs)) or plain(planned, *a, **k)
     )
     result = stages.feature_stage("custom_factors")(second, "toy", START, last)
     assert asked == [{"two", "three"}]

@@ -69,8 +69,17 @@ def test_table_and_panel_are_inverse(data):
     for name, want in (("x", x), ("y", y)):
         assert back[name].dtype == np.float32
         np.testing.assert_array_equal(back[name], np.where(np.isnan(x), np.nan, want))
-    batches = list(panel_batches(SPEC, "u", panel, {"x": x, "y": y}, batch_sessions=1))
-    assert pa.Table.from_batches(batches, SPEC.arrow()).equals(table)
+    # a batch holds one month, and none is of a month without rows
+    months = [
+        set(np.asarray(b["date"]).astype("M8[M]").tolist()) for b in panel_batches(SPEC, "u", panel, {"x": x, "y": y})
+    ]
+    assert months == [
+        {month} for month in sorted({SESSIONS[s].astype("M8[M]").item() for s in set(np.nonzero(~np.isnan(x))[1])})
+    ]
+    # memory with sessions outermost, as the engine's, is read as it lies
+    outermost = [np.ascontiguousarray(values.T).T for values in (x, y)]
+    again = panel_batches(SPEC, "u", panel, dict(zip("xy", outermost, strict=True)))
+    assert pa.Table.from_batches(again, SPEC.arrow()).equals(table)
 
 
 def test_table_matrix_leaves_out_strangers_and_refuses_duplicates():

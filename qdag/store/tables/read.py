@@ -128,7 +128,8 @@ def _each(
             files = pads.FileSystemDataset(partly, dataset.schema, dataset.format, dataset.filesystem)
             some_rows = files.to_table(needed, condition, fragment_scan_options=checked_pages())
             found.append(_as_schema(some_rows, schema))
-        part = pa.concat_tables(found)
+        # files of one partition follow each other in the order of their keys, as they were written
+        part = pa.concat_tables(sorted(found, key=lambda rows: [rows[k][0].as_py() for k in keys] if len(rows) else []))
         part = part if ascends(part, keys) else part.sort_by([(k, "ascending") for k in keys])
         return then(part.select(wanted))
 

@@ -16,6 +16,7 @@ import pytest
 from qdag.errors import StoreError, UnknownNameError
 from qdag.schema import DATE, INSTRUMENT, UNIVERSE, Column, TableSpec, feature_table
 from qdag.store.tables import TableStore, write
+from qdag.store.tables import read as reading
 from qdag.store.threads import map_threads
 
 SPEC = feature_table("demo", [("x", "a feature")], "for tests")
@@ -104,7 +105,11 @@ def test_a_large_month_is_several_files(store, monkeypatch):
     # each holds days of its own: a read of one day opens few
     spans = sorted(zip(files["first"].to_pylist(), files["last"].to_pylist(), strict=True))
     assert all(last < first for (_, last), (first, _) in itertools.pairwise(spans))
+    # files of a month are read in the order of their keys, so nothing is sorted
+    plain, ascending = reading.ascends, []
+    monkeypatch.setattr(reading, "ascends", lambda *asked: ascending.append(plain(*asked)) or ascending[-1])
     assert every(store) == expected()
+    assert set(ascending) == {True}
 
 
 @pytest.mark.parametrize("check_rows", [10, 100, 1 << 20])
