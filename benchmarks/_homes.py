@@ -335,9 +335,10 @@ def contents(platform: Any, universe: str) -> tuple[Contents, dict[str, str]]:
         except (QdagError, OSError, ValueError) as error:
             broken[name] = " ".join(str(error).split())[:300]
             found[name] = {}
-            for first, last in months(platform, universe):
+            # one at a time: a damaged file may hold some sessions of a month and not the others
+            for session in sessions(platform, universe):
                 try:
-                    found[name] |= digests(platform, universe, name, first, last)
+                    found[name] |= digests(platform, universe, name, session, session)
                 except (QdagError, OSError, ValueError):
                     continue
     try:
@@ -356,12 +357,10 @@ def digests(
     return dict(zip(sessions.tolist(), values.tolist(), strict=True))
 
 
-def months(platform: Any, universe: str) -> Iterator[tuple[date, date]]:
+def sessions(platform: Any, universe: str) -> list[date]:
     spec = platform.settings.universe(universe)
-    sessions = platform.calendar(universe).between(spec.start, spec.end)
-    for month in np.unique(sessions.astype("M8[M]")):
-        inside = sessions[sessions.astype("M8[M]") == month]
-        yield inside[0].item(), inside[-1].item()
+    found: list[date] = platform.calendar(universe).between(spec.start, spec.end).tolist()
+    return found
 
 
 def provider_digests(provider: Path) -> Sessions:
