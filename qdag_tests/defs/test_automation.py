@@ -636,8 +636,9 @@ def test_stale_and_refresh_see_files_that_changed_and_accept_takes_what_is_held_
         done = runner.invoke(app, list(arguments))
         return done.exit_code, done.output
 
-    # before anything was read, nothing is stale
-    assert qdag("refresh", "--assets", "raw_ohlcv,qlib_bin") == (0, "everything is up to date\n")
+    # before anything was read, nothing is stale, which is not to be up to date
+    nothing = "no bars of us are stored yet; to store them: qdag materialize --universe us\n"
+    assert qdag("refresh", "--assets", "raw_ohlcv,qlib_bin") == (0, nothing)
     assert qdag("materialize", "raw_ohlcv", "qlib_bin")[0] == 0
 
     path = tmp_path / "in" / "BBB.csv"
