@@ -18,8 +18,8 @@ from qdag.engine import compute, plan
 from qdag.schema import RAW_OHLCV
 from qdag.store.matrices import panel_batches, table_matrix
 
-VALUES_AT_ONCE = 160 << 20
-"""Most float32 values that are computed before they are written: 640 MiB. Fewer sessions at a time would have more of
+VALUES_AT_ONCE = 128 << 20
+"""Most float32 values that are computed before they are written: 512 MiB. Fewer sessions at a time would have more of
 the sessions before them computed again, for what looks back."""
 LEAST_SESSIONS = 20
 

@@ -14,6 +14,7 @@ from qdag.schema import TableSpec
 from qdag.store.arrow import days
 from qdag.store.threads import map_threads
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -68,7 +69,7 @@ def table_matrix(
     return each(spread, {column: column for column in columns})
 
 
-def each(function: Callable[[T], np.ndarray], items: Mapping[str, T]) -> dict[str, np.ndarray]:
+def each(function: Callable[[S], T], items: Mapping[str, S]) -> dict[str, T]:
     """The function of every item by its name, of some in threads at a time."""
     return dict(zip(items, map_threads(function, items.values()), strict=True))
 
@@ -126,7 +127,11 @@ def panel_batches(
             "date": pa.array(panel.sessions[begin:stop][session], pa.date32()),
             "instrument": names.take(pa.array(rank)),
         }
-        values = {name: _nullable(array[begin:stop].reshape(-1).take(cells)) for name, array in arrays.items()}
+
+        def gathered(array: np.ndarray, low: int = begin, high: int = stop, at: np.ndarray = cells) -> pa.Array:
+            return _nullable(array[low:high].reshape(-1).take(at))
+
+        values = each(gathered, arrays)
         yield pa.record_batch([keys.get(n, values.get(n)) for n in schema.names], schema=schema)
 
 
